@@ -1,0 +1,299 @@
+//! Map keys and values: what the XDP programs and the controller agree on, byte for byte.
+//!
+//! Every type is `#[repr(C)]` and [`bytemuck::Pod`]: no enum, no bool, no implicit padding. Fields that come from
+//! or go to packets stay in network order as byte arrays. Changing anything here changes [`ABI_VERSION`].
+
+use bytemuck::{Pod, Zeroable};
+
+/// Layout version of every pinned map. A controller that finds another version refuses to touch the maps.
+pub const ABI_VERSION: u32 = 1;
+
+/// Backend id that names no backend. Ids start at 1.
+pub const NO_BACKEND: u32 = 0;
+
+/// Largest backend id that a [`SlotWord`] can hold.
+pub const MAX_BACKEND_ID: u32 = (1 << 24) - 1;
+
+/// IP protocol numbers that services can balance (RFC 9293, RFC 768).
+pub mod protocol {
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+}
+
+/// (address, port, protocol) of IPv4: the key of services and of the NAT reverse map. Port 0 is "every port".
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+pub struct EndpointV4 {
+    /// IPv4 address, network order.
+    pub address: [u8; 4],
+    /// Port, network order; 0 is every port.
+    pub port: [u8; 2],
+    /// IP protocol number, or 0 in a VIP marker (see [`service_flags::VIP_MARKER`]).
+    pub protocol: u8,
+    /// Always 0.
+    pub pad: u8,
+}
+
+/// (address, port, protocol) of IPv6; see [`EndpointV4`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+pub struct EndpointV6 {
+    /// IPv6 address.
+    pub address: [u8; 16],
+    /// Port, network order; 0 is every port.
+    pub port: [u8; 2],
+    /// IP protocol number, or 0 in a VIP marker (see [`service_flags::VIP_MARKER`]).
+    pub protocol: u8,
+    /// Always 0.
+    pub pad: u8,
+}
+
+/// Bits of [`Service::flags`].
+pub mod service_flags {
+    /// The slot is chosen by the source address alone instead of the 5-tuple.
+    pub const HASH_SOURCE: u32 = 1;
+    /// Not a service: marks an address as a VIP, under (address, port 0, protocol 0), so that packets whose
+    /// ports can't be read (fragments, extension headers) are known to be Weir's.
+    pub const VIP_MARKER: u32 = 1 << 1;
+}
+
+/// What a (VIP, port, protocol) maps to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Service {
+    /// Index into the service counters.
+    pub id: u32,
+    /// First slot of this service in the slot array.
+    pub first_slot: u32,
+    /// Number of slots; prime.
+    pub slot_count: u32,
+    /// Bits of [`service_flags`].
+    pub flags: u32,
+}
+
+/// One slot: which backend takes new flows, which one owns untracked flows, and whether flows may be tracked.
+///
+/// One aligned 64-bit load reads all of it and one aligned store changes it:
+///
+/// ```text
+///  63          48 47            24 23             0
+/// +--------------+----------------+----------------+
+/// |    flags     |      base      |    current     |
+/// +--------------+----------------+----------------+
+/// ```
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct SlotWord(pub u64);
+
+impl SlotWord {
+    const ID_MASK: u64 = MAX_BACKEND_ID as u64;
+    const BASE_SHIFT: u32 = 24;
+    const TRACKED: u64 = 1 << 48;
+
+    /// A slot whose new and untracked flows both belong to `backend`: the steady state.
+    #[must_use]
+    #[inline(always)]
+    pub const fn steady(backend: u32) -> Self {
+        Self::new(backend, backend, false)
+    }
+
+    /// A slot from its three parts. Ids above [`MAX_BACKEND_ID`] are cut; the controller never allocates them.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(current: u32, base: u32, tracked: bool) -> Self {
+        let tracked = if tracked { Self::TRACKED } else { 0 };
+        Self(tracked | (base as u64 & Self::ID_MASK) << Self::BASE_SHIFT | (current as u64 & Self::ID_MASK))
+    }
+
+    /// Backend id for new flows.
+    #[must_use]
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "masked to 24 bits")]
+    pub const fn current(self) -> u32 {
+        (self.0 & Self::ID_MASK) as u32
+    }
+
+    /// Backend id that untracked flows belong to.
+    #[must_use]
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "masked to 24 bits")]
+    pub const fn base(self) -> u32 {
+        ((self.0 >> Self::BASE_SHIFT) & Self::ID_MASK) as u32
+    }
+
+    /// Whether flows of this slot may be in the flow table.
+    #[must_use]
+    #[inline(always)]
+    pub const fn tracked(self) -> bool {
+        self.0 & Self::TRACKED != 0
+    }
+}
+
+/// A resolved next hop, in one word so that it is read and replaced atomically: MAC address and egress index.
+///
+/// 0 is "unresolved". The egress index names an [`Egress`] and the same index of the device map.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct NextHop(pub u64);
+
+impl NextHop {
+    /// No neighbour is known.
+    pub const UNRESOLVED: Self = Self(0);
+
+    /// A next hop behind egress `egress` (1 or more) with link-layer address `mac`.
+    #[must_use]
+    pub const fn new(mac: [u8; 6], egress: u16) -> Self {
+        Self(u64::from_le_bytes([mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], 0, 0]) | (egress as u64) << 48)
+    }
+
+    /// Whether a neighbour is known.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_resolved(self) -> bool {
+        self.0 != 0
+    }
+
+    /// Link-layer destination address.
+    #[must_use]
+    #[inline(always)]
+    pub const fn mac(self) -> [u8; 6] {
+        let b = self.0.to_le_bytes();
+        [b[0], b[1], b[2], b[3], b[4], b[5]]
+    }
+
+    /// Index into the egress array and the device map.
+    #[must_use]
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the top 16 bits")]
+    pub const fn egress(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+}
+
+/// Forwarding modes ([`Backend::mode`]). 0 is an empty entry.
+pub mod mode {
+    /// Direct server return: only the MAC addresses change.
+    pub const L2: u8 = 1;
+    /// IP in IP, any family in any family.
+    pub const IPIP: u8 = 2;
+    /// Destination rewritten; replies are rewritten back through Weir.
+    pub const NAT: u8 = 3;
+}
+
+/// Address families ([`Backend::family`]).
+pub mod family {
+    /// IPv4.
+    pub const V4: u8 = 4;
+    /// IPv6.
+    pub const V6: u8 = 6;
+}
+
+/// Bits of [`Backend::state`].
+pub mod backend_state {
+    /// The last word of the health checks was "down".
+    pub const DOWN: u8 = 1;
+    /// Draining: takes no new flows.
+    pub const DRAINING: u8 = 1 << 1;
+}
+
+/// One backend of one service. An address never changes under an id.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Backend {
+    /// Address, network order; IPv4 in the first four bytes, the rest 0.
+    pub address: [u8; 16],
+    /// Where frames for this backend go.
+    pub next_hop: NextHop,
+    /// Id of the service it belongs to.
+    pub service: u32,
+    /// Weight as configured; the packet path does not read it.
+    pub weight: u32,
+    /// `nat`: destination port, network order; 0 keeps the packet's.
+    pub port: [u8; 2],
+    /// One of [`mode`]; 0 is an empty entry.
+    pub mode: u8,
+    /// One of [`family`].
+    pub family: u8,
+    /// Bits of [`backend_state`]; the packet path does not read them.
+    pub state: u8,
+    /// Always 0.
+    pub pad: [u8; 27],
+}
+
+/// How a reply of a NAT backend is turned back: the value of the reverse maps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Reverse {
+    /// The VIP, network order; IPv4 in the first four bytes.
+    pub address: [u8; 16],
+    /// Id of the service, for the counters.
+    pub service: u32,
+    /// Id of the backend, for the counters.
+    pub backend: u32,
+    /// The service's port, network order; 0 keeps the packet's.
+    pub port: [u8; 2],
+    /// Always 0.
+    pub pad: [u8; 2],
+}
+
+/// A device that frames leave through.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Egress {
+    /// Kernel interface index; 0 is an empty entry.
+    pub ifindex: u32,
+    /// Largest IP packet, bytes.
+    pub mtu: u32,
+    /// The device's own link-layer address.
+    pub mac: [u8; 6],
+    /// Always 0.
+    pub pad: [u8; 2],
+}
+
+/// What the data plane was loaded with: one element, pinned beside the maps it describes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Settings {
+    /// [`ABI_VERSION`] of the program that made the maps.
+    pub abi_version: u32,
+    /// Leading bits of `outer_v4` that are fixed, 0 to 32; the rest carries flow entropy.
+    pub outer_v4_bits: u32,
+    /// Leading bits of `outer_v6` that are fixed, 64 to 128; the rest carries flow entropy.
+    pub outer_v6_bits: u32,
+    /// Outer source network of IPv4 encapsulation, network order; 0.0.0.0 means "none configured".
+    pub outer_v4: [u8; 4],
+    /// Outer source network of IPv6 encapsulation; `::` means "none configured".
+    pub outer_v6: [u8; 16],
+    /// Seed of the flow hash.
+    pub seed: [u64; 2],
+}
+
+/// Per-CPU counters of a service or a backend.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Traffic {
+    /// Packets from clients that were forwarded.
+    pub packets: u64,
+    /// IP bytes of those packets (as received, without link layer).
+    pub bytes: u64,
+    /// TCP SYNs (without ACK) among them: connections opened or tried.
+    pub connections: u64,
+    /// `nat`: reply packets sent back.
+    pub reply_packets: u64,
+    /// `nat`: IP bytes of those.
+    pub reply_bytes: u64,
+}
+
+const _: () = {
+    assert!(size_of::<EndpointV4>() == 8);
+    assert!(size_of::<EndpointV6>() == 20);
+    assert!(size_of::<Service>() == 16);
+    assert!(size_of::<SlotWord>() == 8);
+    assert!(size_of::<Backend>() == 64);
+    assert!(size_of::<Reverse>() == 28);
+    assert!(size_of::<Egress>() == 16);
+    assert!(size_of::<Settings>() == 48);
+    assert!(size_of::<Traffic>() == 40);
+};

@@ -1,0 +1,11 @@
+//! Weir's data-plane logic and the types that the kernel side and the controller share.
+//!
+//! Everything here compiles for `bpfel-unknown-none` and for the host, so the code that is unit-, property- and
+//! fuzz-tested on the host is the code that runs in the kernel. It has no helper calls, no maps and no allocation.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod abi;
+pub mod checksum;
+pub mod hash;
+pub mod maglev;

@@ -1,0 +1,3 @@
+//! The controller of Weir: everything of the `weir` binary but its `main`.
+
+pub mod spec;

@@ -1,0 +1,2 @@
+//! `weir`: the daemon and its command line.
+fn main() {}
