@@ -198,8 +198,8 @@ pub mod backend_state {
     pub const DRAINING: u8 = 1 << 1;
 }
 
-/// One backend of one service. An address never changes under an id.
-#[repr(C, align(64))]
+/// One backend of one service: one cache line. An address never changes under an id.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Backend {
     /// Address, network order; IPv4 in the first four bytes, the rest 0.
@@ -252,22 +252,53 @@ pub struct Egress {
     pub pad: [u8; 2],
 }
 
-/// What the data plane was loaded with: one element, pinned beside the maps it describes.
+/// What the data plane was loaded with: one element, pinned beside the maps it describes, and a read-only global of
+/// the program.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Settings {
     /// [`ABI_VERSION`] of the program that made the maps.
     pub abi_version: u32,
-    /// Leading bits of `outer_v4` that are fixed, 0 to 32; the rest carries flow entropy.
-    pub outer_v4_bits: u32,
-    /// Leading bits of `outer_v6` that are fixed, 64 to 128; the rest carries flow entropy.
-    pub outer_v6_bits: u32,
-    /// Outer source network of IPv4 encapsulation, network order; 0.0.0.0 means "none configured".
-    pub outer_v4: [u8; 4],
-    /// Outer source network of IPv6 encapsulation; `::` means "none configured".
-    pub outer_v6: [u8; 16],
+    /// Always 0.
+    pub pad: u32,
     /// Seed of the flow hash.
     pub seed: [u64; 2],
+    /// Source network of IPv4 encapsulation.
+    pub outer_v4: OuterV4,
+    /// Source network of IPv6 encapsulation.
+    pub outer_v6: OuterV6,
+}
+
+/// Source addresses of outer IPv4 headers, host order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct OuterV4 {
+    /// Network address; 0 is "none configured".
+    pub network: u32,
+    /// Bits that carry flow entropy.
+    pub host_mask: u32,
+}
+
+/// Source addresses of outer IPv6 headers, host order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct OuterV6 {
+    /// High half of the network address; 0 is "none configured".
+    pub network_high: u64,
+    /// Low half of the network address.
+    pub network_low: u64,
+    /// Bits of the low half that carry flow entropy.
+    pub host_mask: u64,
+}
+
+/// A client on a connected network whose MAC address the packet path needs: a key that the controller collects.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct WantedNeighbour {
+    /// Address, network order; IPv4 in the first four bytes, the rest 0.
+    pub address: [u8; 16],
+    /// One of [`family`].
+    pub family: u8,
 }
 
 /// Per-CPU counters of a service or a backend.
@@ -294,6 +325,7 @@ const _: () = {
     assert!(size_of::<Backend>() == 64);
     assert!(size_of::<Reverse>() == 28);
     assert!(size_of::<Egress>() == 16);
-    assert!(size_of::<Settings>() == 48);
+    assert!(size_of::<Settings>() == 56);
+    assert!(size_of::<WantedNeighbour>() == 17);
     assert!(size_of::<Traffic>() == 40);
 };

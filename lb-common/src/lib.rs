@@ -4,8 +4,17 @@
 //! fuzz-tested on the host is the code that runs in the kernel. It has no helper calls, no maps and no allocation.
 #![no_std]
 #![forbid(unsafe_code)]
+#![allow(clippy::inline_always, reason = "in the kernel a call costs registers, stack and verifier precision")]
 
 pub mod abi;
 pub mod checksum;
+pub mod decap;
+mod encap;
+pub mod frame;
 pub mod hash;
+mod ip;
 pub mod maglev;
+mod nat;
+pub mod pipeline;
+pub mod reason;
+pub mod wire;

@@ -1,17 +1,52 @@
-//! Weir's eBPF programs.
+//! Weir's eBPF programs: entry points, bounds-checked frame access, maps and helpers.
+//!
+//! Nothing that could live in lb-common is here.
 #![no_std]
 #![no_main]
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+mod decap;
+mod frame;
+mod tables;
 
-/// pass
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use lb_common::pipeline::{self, Action, Verdict};
+
+use crate::{
+    decap::KernelSources,
+    frame::XdpFrame,
+    tables::{KernelTables, count_reason, redirect},
+};
+
+/// The balancer.
 #[xdp(frags)]
-pub fn weir(_ctx: XdpContext) -> u32 {
-    xdp_action::XDP_PASS
+pub fn weir(context: XdpContext) -> u32 {
+    let verdict = pipeline::process(&mut XdpFrame::new(&context), &KernelTables(&context));
+    finish(verdict)
+}
+
+/// The far end of the balancer's tunnels, for backends.
+#[xdp(frags)]
+pub fn weir_decap(context: XdpContext) -> u32 {
+    let verdict = lb_common::decap::process(&mut XdpFrame::new(&context), &KernelSources);
+    finish(verdict)
+}
+
+/// Counts the verdict and turns it into the kernel's.
+#[inline(always)]
+fn finish(verdict: Verdict) -> u32 {
+    count_reason(verdict.reason);
+    match verdict.action {
+        Action::Pass => xdp_action::XDP_PASS,
+        Action::Drop => xdp_action::XDP_DROP,
+        Action::Transmit => xdp_action::XDP_TX,
+        // No device at that index is a drop: the packet has been rewritten.
+        Action::Redirect(index) => redirect(index).unwrap_or(xdp_action::XDP_DROP),
+    }
 }
 
 #[panic_handler]
-fn panic(_info: &core::panic::PanicInfo) -> ! {
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier rejects loops without end: a reachable panic makes the object unloadable, which the tests see.
     loop {}
 }
 

@@ -1,0 +1,245 @@
+//! What the packet path needs of an IP header, once for both families.
+
+use crate::{
+    abi::{EndpointV4, EndpointV6, NextHop, Reverse, Service},
+    checksum::Difference,
+    frame::Frame,
+    hash,
+    pipeline::Tables,
+    reason::Reason,
+    wire::{ETHERNET_LEN, Ipv4, Ipv6, next_header},
+};
+
+/// What was read from an IP header.
+#[derive(Clone, Copy)]
+pub(crate) struct Packet<A> {
+    pub source: A,
+    pub destination: A,
+    pub protocol: u8,
+    pub ttl: u8,
+    /// DSCP and ECN.
+    pub class: u8,
+    /// Header and payload, bytes; at most what the frame holds.
+    pub length: u32,
+    /// Where the transport header starts, bytes into the frame.
+    pub transport: usize,
+    /// Why the transport header can't be used although the IP header is sound.
+    pub obstacle: Option<Reason>,
+}
+
+/// An address family.
+pub(crate) trait Ip {
+    type Address: Copy;
+    /// Protocol number of this family inside an outer IP header.
+    const NEXT_HEADER: u8;
+
+    /// Reads the IP header behind the Ethernet header; `None` if it is malformed.
+    fn read<F: Frame>(frame: &F) -> Option<Packet<Self::Address>>;
+    /// Decrements the TTL or hop limit, which is above 1. `None` if the header is not there.
+    fn decrement_ttl<F: Frame>(frame: &mut F) -> Option<()>;
+    /// Replaces the source and returns the checksum difference this makes to the transport header.
+    fn set_source<F: Frame>(frame: &mut F, new: Self::Address) -> Option<Difference>;
+    /// Replaces the destination and returns the checksum difference this makes to the transport header.
+    fn set_destination<F: Frame>(frame: &mut F, new: Self::Address) -> Option<Difference>;
+
+    /// The address from a map value, where IPv4 takes the first four bytes.
+    fn address(bytes: &[u8; 16]) -> Self::Address;
+    /// The flow hash over the 5-tuple.
+    fn flow_hash(seed: [u64; 2], packet: &Packet<Self::Address>, source: [u8; 2], destination: [u8; 2]) -> u64;
+    /// The flow hash over the source address alone.
+    fn source_hash(seed: [u64; 2], packet: &Packet<Self::Address>) -> u64;
+
+    fn service<T: Tables>(tables: &T, address: Self::Address, port: [u8; 2], protocol: u8) -> Option<Service>;
+    fn reverse<T: Tables>(tables: &T, address: Self::Address, port: [u8; 2], protocol: u8) -> Option<Reverse>;
+    fn route<T: Tables>(tables: &T, address: Self::Address) -> Option<NextHop>;
+    fn want_neighbour<T: Tables>(tables: &T, address: Self::Address);
+}
+
+/// IPv4.
+pub(crate) enum V4 {}
+
+/// IPv6.
+pub(crate) enum V6 {}
+
+impl Ip for V4 {
+    type Address = [u8; 4];
+    const NEXT_HEADER: u8 = next_header::IPV4;
+
+    #[inline(always)]
+    fn read<F: Frame>(frame: &F) -> Option<Packet<[u8; 4]>> {
+        let header = frame.at::<Ipv4>(ETHERNET_LEN)?;
+        let header_length = usize::from(header.version_ihl & 0x0f) * 4;
+        let length = u32::from(u16::from_be_bytes(header.total_length));
+        if header.version_ihl >> 4 != 4 || header_length < size_of::<Ipv4>() || (length as usize) < header_length {
+            return None;
+        }
+        let fragment = u16::from_be_bytes(header.fragment);
+        // Everything but "don't fragment" (and the reserved bit) means a fragment.
+        let obstacle = if fragment & 0x3fff == 0 { None } else { Some(Reason::Fragment) };
+        let packet = Packet {
+            source: header.source,
+            destination: header.destination,
+            protocol: header.protocol,
+            ttl: header.ttl,
+            class: header.tos,
+            length,
+            transport: ETHERNET_LEN + header_length,
+            obstacle,
+        };
+        frame.holds(ETHERNET_LEN + length as usize).then_some(packet)
+    }
+
+    #[inline(always)]
+    fn decrement_ttl<F: Frame>(frame: &mut F) -> Option<()> {
+        let header = frame.at_mut::<Ipv4>(ETHERNET_LEN)?;
+        let old = [header.ttl, header.protocol];
+        header.ttl = header.ttl.wrapping_sub(1);
+        header.checksum = Difference::NONE.replace(old, [header.ttl, header.protocol]).apply(header.checksum);
+        Some(())
+    }
+
+    #[inline(always)]
+    fn set_source<F: Frame>(frame: &mut F, new: [u8; 4]) -> Option<Difference> {
+        let header = frame.at_mut::<Ipv4>(ETHERNET_LEN)?;
+        let difference = Difference::NONE.replace(header.source, new);
+        header.source = new;
+        header.checksum = difference.apply(header.checksum);
+        Some(difference)
+    }
+
+    #[inline(always)]
+    fn set_destination<F: Frame>(frame: &mut F, new: [u8; 4]) -> Option<Difference> {
+        let header = frame.at_mut::<Ipv4>(ETHERNET_LEN)?;
+        let difference = Difference::NONE.replace(header.destination, new);
+        header.destination = new;
+        header.checksum = difference.apply(header.checksum);
+        Some(difference)
+    }
+
+    #[inline(always)]
+    fn address(bytes: &[u8; 16]) -> [u8; 4] {
+        [bytes[0], bytes[1], bytes[2], bytes[3]]
+    }
+
+    #[inline(always)]
+    fn flow_hash(seed: [u64; 2], packet: &Packet<[u8; 4]>, source: [u8; 2], destination: [u8; 2]) -> u64 {
+        hash::flow_v4(seed, packet.source, packet.destination, source, destination, packet.protocol)
+    }
+
+    #[inline(always)]
+    fn source_hash(seed: [u64; 2], packet: &Packet<[u8; 4]>) -> u64 {
+        hash::source_v4(seed, packet.source)
+    }
+
+    #[inline(always)]
+    fn service<T: Tables>(tables: &T, address: [u8; 4], port: [u8; 2], protocol: u8) -> Option<Service> {
+        tables.service_v4(&EndpointV4 { address, port, protocol, pad: 0 })
+    }
+
+    #[inline(always)]
+    fn reverse<T: Tables>(tables: &T, address: [u8; 4], port: [u8; 2], protocol: u8) -> Option<Reverse> {
+        tables.reverse_v4(&EndpointV4 { address, port, protocol, pad: 0 })
+    }
+
+    #[inline(always)]
+    fn route<T: Tables>(tables: &T, address: [u8; 4]) -> Option<NextHop> {
+        tables.route_v4(address)
+    }
+
+    #[inline(always)]
+    fn want_neighbour<T: Tables>(tables: &T, address: [u8; 4]) {
+        let [a, b, c, d] = address;
+        tables.want_neighbour([a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], crate::abi::family::V4);
+    }
+}
+
+impl Ip for V6 {
+    type Address = [u8; 16];
+    const NEXT_HEADER: u8 = next_header::IPV6;
+
+    #[inline(always)]
+    fn read<F: Frame>(frame: &F) -> Option<Packet<[u8; 16]>> {
+        let header = frame.at::<Ipv6>(ETHERNET_LEN)?;
+        let [first, second, ..] = header.version_class_label;
+        if first >> 4 != 6 {
+            return None;
+        }
+        let length = size_of::<Ipv6>() as u32 + u32::from(u16::from_be_bytes(header.payload_length));
+        let obstacle = if next_header::is_extension(header.next_header) {
+            Some(Reason::ExtensionHeader)
+        } else if header.next_header == next_header::FRAGMENT {
+            Some(Reason::Fragment)
+        } else {
+            None
+        };
+        let packet = Packet {
+            source: header.source,
+            destination: header.destination,
+            protocol: header.next_header,
+            ttl: header.hop_limit,
+            class: first << 4 | second >> 4,
+            length,
+            transport: ETHERNET_LEN + size_of::<Ipv6>(),
+            obstacle,
+        };
+        frame.holds(ETHERNET_LEN + length as usize).then_some(packet)
+    }
+
+    #[inline(always)]
+    fn decrement_ttl<F: Frame>(frame: &mut F) -> Option<()> {
+        let header = frame.at_mut::<Ipv6>(ETHERNET_LEN)?;
+        header.hop_limit = header.hop_limit.wrapping_sub(1);
+        Some(())
+    }
+
+    #[inline(always)]
+    fn set_source<F: Frame>(frame: &mut F, new: [u8; 16]) -> Option<Difference> {
+        let header = frame.at_mut::<Ipv6>(ETHERNET_LEN)?;
+        let difference = Difference::NONE.replace(header.source, new);
+        header.source = new;
+        Some(difference)
+    }
+
+    #[inline(always)]
+    fn set_destination<F: Frame>(frame: &mut F, new: [u8; 16]) -> Option<Difference> {
+        let header = frame.at_mut::<Ipv6>(ETHERNET_LEN)?;
+        let difference = Difference::NONE.replace(header.destination, new);
+        header.destination = new;
+        Some(difference)
+    }
+
+    #[inline(always)]
+    fn address(bytes: &[u8; 16]) -> [u8; 16] {
+        *bytes
+    }
+
+    #[inline(always)]
+    fn flow_hash(seed: [u64; 2], packet: &Packet<[u8; 16]>, source: [u8; 2], destination: [u8; 2]) -> u64 {
+        hash::flow_v6(seed, packet.source, packet.destination, source, destination, packet.protocol)
+    }
+
+    #[inline(always)]
+    fn source_hash(seed: [u64; 2], packet: &Packet<[u8; 16]>) -> u64 {
+        hash::source_v6(seed, packet.source)
+    }
+
+    #[inline(always)]
+    fn service<T: Tables>(tables: &T, address: [u8; 16], port: [u8; 2], protocol: u8) -> Option<Service> {
+        tables.service_v6(&EndpointV6 { address, port, protocol, pad: 0 })
+    }
+
+    #[inline(always)]
+    fn reverse<T: Tables>(tables: &T, address: [u8; 16], port: [u8; 2], protocol: u8) -> Option<Reverse> {
+        tables.reverse_v6(&EndpointV6 { address, port, protocol, pad: 0 })
+    }
+
+    #[inline(always)]
+    fn route<T: Tables>(tables: &T, address: [u8; 16]) -> Option<NextHop> {
+        tables.route_v6(address)
+    }
+
+    #[inline(always)]
+    fn want_neighbour<T: Tables>(tables: &T, address: [u8; 16]) {
+        tables.want_neighbour(address, crate::abi::family::V6);
+    }
+}
