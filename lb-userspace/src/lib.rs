@@ -1,3 +1,4 @@
 //! The controller of Weir: everything of the `weir` binary but its `main`.
 
 pub mod spec;
+pub mod tables;

@@ -1,0 +1,110 @@
+//! A data plane in memory, for tests.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use anyhow::{Result, bail};
+use lb_common::abi::{NO_BACKEND, SlotWord};
+
+use super::{Attachment, Counters, Dataplane, Tables, Write};
+use crate::spec::XdpMode;
+
+/// Kernel tables in memory. Clones share them, as restarted daemons share the pinned maps.
+#[derive(Clone, Default)]
+pub struct FakeDataplane(Arc<Mutex<Kernel>>);
+
+/// What a [`FakeDataplane`] holds.
+#[derive(Default)]
+pub struct Kernel {
+    /// All but the slots, which are in `slots` as in the kernel: without ranges.
+    pub tables: Tables,
+    /// The slot array; it grows as it is written.
+    pub slots: BTreeMap<u32, SlotWord>,
+    /// Every write that was done.
+    pub log: Vec<Write>,
+    /// Writes that still succeed before one fails, once; `None` is all of them.
+    pub fail_after: Option<usize>,
+    /// What [`Dataplane::wanted_neighbours`] answers next.
+    pub wanted: Vec<IpAddr>,
+    /// What [`Dataplane::counters`] answers, filtered by the ids.
+    pub counters: Counters,
+    /// Whether [`Dataplane::detach`] was called.
+    pub detached: bool,
+}
+
+impl FakeDataplane {
+    /// The tables themselves, to look at or to disturb.
+    pub fn kernel(&self) -> MutexGuard<'_, Kernel> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl Kernel {
+    /// The tables as a controller reads them.
+    pub fn read(&self) -> Tables {
+        let mut tables = self.tables.clone();
+        for (key, service) in tables.services.iter().filter(|(key, _)| !key.is_vip_marker()) {
+            let range = service.first_slot..service.first_slot + service.slot_count;
+            let empty = SlotWord::steady(NO_BACKEND);
+            let words = range.map(|slot| self.slots.get(&slot).copied().unwrap_or(empty)).collect();
+            let twice = tables.slots.insert(service.first_slot, words);
+            assert!(twice.is_none(), "{key:?} shares its range");
+        }
+        tables
+    }
+
+    /// Does one write.
+    pub fn write(&mut self, write: &Write) {
+        self.log.push(write.clone());
+        if let Write::Slots { first, words } = write {
+            self.slots.extend(words.iter().map(|(offset, word)| (first + offset, *word)));
+        } else {
+            self.tables.apply(write);
+        }
+    }
+}
+
+impl Dataplane for FakeDataplane {
+    fn read(&self) -> Result<Tables> {
+        Ok(self.kernel().read())
+    }
+
+    fn write(&mut self, writes: &[Write]) -> Result<()> {
+        let mut kernel = self.kernel();
+        for write in writes {
+            match &mut kernel.fail_after {
+                Some(0) => {
+                    kernel.fail_after = None;
+                    bail!("the map is out of order");
+                }
+                Some(left) => *left -= 1,
+                None => {}
+            }
+            kernel.write(write);
+        }
+        Ok(())
+    }
+
+    fn wanted_neighbours(&mut self) -> Result<Vec<IpAddr>> {
+        Ok(std::mem::take(&mut self.kernel().wanted))
+    }
+
+    fn counters(&self, services: &[u32], backends: &[u32]) -> Result<Counters> {
+        let mut counters = self.kernel().counters.clone();
+        counters.services.retain(|id, _| services.contains(id));
+        counters.backends.retain(|id, _| backends.contains(id));
+        Ok(counters)
+    }
+
+    fn attachments(&self) -> Vec<Attachment> {
+        vec![Attachment { interface: "fake0".into(), mode: XdpMode::Native }]
+    }
+
+    fn detach(&mut self) -> Result<()> {
+        self.kernel().detached = true;
+        Ok(())
+    }
+}
