@@ -11,6 +11,9 @@ pub const ABI_VERSION: u32 = 1;
 /// Backend id that names no backend. Ids start at 1.
 pub const NO_BACKEND: u32 = 0;
 
+/// Entries of the reason counters: more than there are reasons, so that a new reason does not change the map.
+pub const REASON_COUNTERS: u32 = 64;
+
 /// Largest backend id that a [`SlotWord`] can hold.
 pub const MAX_BACKEND_ID: u32 = (1 << 24) - 1;
 

@@ -79,6 +79,8 @@ reasons! {
     MalformedInner = 23, "malformed-inner";
 }
 
+const _: () = assert!(Reason::ALL.len() <= crate::abi::REASON_COUNTERS as usize);
+
 #[cfg(test)]
 mod tests {
     extern crate std;

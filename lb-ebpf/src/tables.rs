@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{
-        Backend, Egress, EndpointV4, EndpointV6, NextHop, OuterV4, OuterV6, Reverse, Service, Settings, SlotWord,
+        Backend, Egress, EndpointV4, EndpointV6, NextHop, OuterV4, OuterV6, REASON_COUNTERS, Reverse, Service, Settings, SlotWord,
         Traffic, WantedNeighbour,
     },
     pipeline::Tables,
@@ -69,7 +69,7 @@ static BACKEND_TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(1, 
 
 /// Packets by [`Reason`] number.
 #[map]
-static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::ALL.len() as u32, 0);
+static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASON_COUNTERS, 0);
 
 /// Counts one packet for `reason`.
 #[inline(always)]

@@ -100,7 +100,8 @@ impl Dataplane for FakeDataplane {
     }
 
     fn attachments(&self) -> Vec<Attachment> {
-        vec![Attachment { interface: "fake0".into(), mode: XdpMode::Native }]
+        let xdp = (!self.kernel().detached).then_some(XdpMode::Native);
+        vec![Attachment { interface: "fake0".into(), index: 1, xdp, why: "as configured".into() }]
     }
 
     fn detach(&mut self) -> Result<()> {

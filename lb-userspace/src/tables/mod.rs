@@ -120,13 +120,17 @@ pub struct Counters {
     pub reasons: Vec<u64>,
 }
 
-/// An interface that Weir is attached to.
+/// An interface that Weir is to be attached to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
     /// Its name.
     pub interface: String,
-    /// How the program is attached to it.
-    pub mode: XdpMode,
+    /// Kernel interface index.
+    pub index: u32,
+    /// How the program is attached to it; `None` while it is not.
+    pub xdp: Option<XdpMode>,
+    /// Why in this way, or why not: `as configured`, or the kernel's error.
+    pub why: String,
 }
 
 /// The kernel's tables and programs, or a stand-in for them.
@@ -143,7 +147,7 @@ pub trait Dataplane: Send {
     /// Reads the counters of these services and backends (by id), and those of all reasons.
     fn counters(&self, services: &[u32], backends: &[u32]) -> anyhow::Result<Counters>;
 
-    /// Where the program is attached, in the order of the configuration.
+    /// The interfaces, in the order of the configuration.
     fn attachments(&self) -> Vec<Attachment>;
 
     /// Detaches the programs and removes the pins: traffic is no longer balanced. Doing it twice is no error.

@@ -1,0 +1,131 @@
+//! Attaching an XDP program to an interface, through links that can be pinned.
+
+use std::fs;
+
+use anyhow::{Context as _, anyhow};
+use aya::programs::{
+    ProgramError, Xdp, XdpMode as AyaMode,
+    links::{FdLink, PinnedLink},
+    xdp::XdpLink,
+};
+use tracing::info;
+
+use super::Pins;
+use crate::spec::XdpMode;
+
+/// An attachment, as far as its pin's name tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub interface: String,
+    /// Kernel interface index: an interface that was deleted and made again is another one.
+    pub index: u32,
+    pub mode: XdpMode,
+}
+
+impl Link {
+    /// The attachment to `interface` as it is now.
+    pub(crate) fn of(interface: &str, mode: XdpMode) -> anyhow::Result<Self> {
+        // Not from sysfs, which shows the network namespace that it was mounted in.
+        let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
+            .context("cannot open a socket")?;
+        let index = rustix::net::netdevice::name_to_index(socket, interface)
+            .map_err(|_| anyhow!("interface {interface} does not exist"))?;
+        Ok(Self { interface: interface.to_owned(), index, mode })
+    }
+
+    pub(crate) const fn mode_name(&self) -> &'static str {
+        match self.mode {
+            XdpMode::Native => "native",
+            XdpMode::Generic => "generic",
+        }
+    }
+
+    /// `eth1,7,native`; an interface's name may hold commas, what follows it can't.
+    pub(crate) fn pin_name(&self) -> String {
+        format!("{},{},{}", self.interface, self.index, self.mode_name())
+    }
+
+    pub(crate) fn from_pin_name(name: &str) -> Option<Self> {
+        let mut parts = name.rsplitn(3, ',');
+        let mode = match parts.next()? {
+            "native" => XdpMode::Native,
+            "generic" => XdpMode::Generic,
+            _ => return None,
+        };
+        let index = parts.next()?.parse().ok()?;
+        Some(Self { interface: parts.next()?.to_owned(), index, mode })
+    }
+}
+
+/// Attaches `program`, and pins the link where `pins` are given. Where an earlier daemon's link is pinned, its
+/// program is replaced atomically, and the answer is true.
+pub(crate) fn attach(program: &mut Xdp, link: &Link, pins: Option<&Pins>) -> anyhow::Result<bool> {
+    if let Some(pins) = pins {
+        if replace(program, link, pins)? {
+            return Ok(true);
+        }
+        detach_other_modes(link, pins)?;
+    }
+    let mode = match link.mode {
+        XdpMode::Native => AyaMode::Driver,
+        XdpMode::Generic => AyaMode::Skb,
+    };
+    let id = program.attach_to_if_index(link.index, mode).map_err(|error| explain(error, link))?;
+    if let Some(pins) = pins {
+        let taken: FdLink = program
+            .take_link(id)?
+            .try_into()
+            .map_err(|_| anyhow!("{}: this kernel has no BPF links for XDP (5.9 or newer needed)", link.interface))?;
+        let path = pins.link(link);
+        taken.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
+    }
+    Ok(false)
+}
+
+/// Replaces the program behind `link`'s pin, if there is one.
+fn replace(program: &mut Xdp, link: &Link, pins: &Pins) -> anyhow::Result<bool> {
+    let path = pins.link(link);
+    if !path.exists() {
+        return Ok(false);
+    }
+    let pinned = PinnedLink::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    let pinned: XdpLink = FdLink::from(pinned).try_into().with_context(|| path.display().to_string())?;
+    let id =
+        program.attach_to_link(pinned).with_context(|| format!("cannot replace the program on {}", link.interface))?;
+    // The pin keeps the link: this handle may go.
+    drop(program.take_link(id)?);
+    Ok(true)
+}
+
+/// A link's mode can't be changed, so one in the other mode has to go before.
+fn detach_other_modes(link: &Link, pins: &Pins) -> anyhow::Result<()> {
+    for other in pins.links()? {
+        if other.interface == link.interface && other != *link {
+            info!("{}: detaching the earlier program ({} XDP)", other.interface, other.mode_name());
+            fs::remove_file(pins.link(&other))
+                .with_context(|| format!("cannot remove {}", pins.link(&other).display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The kernel's refusal in an operator's words.
+fn explain(error: ProgramError, link: &Link) -> anyhow::Error {
+    let name = &link.interface;
+    let errno = match &error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+        _ => None,
+    };
+    let what = match errno.map(rustix::io::Errno::from_raw_os_error) {
+        Some(rustix::io::Errno::BUSY) => format!(
+            "{name}: another XDP program is attached; see `ip link show dev {name}`, and remove it with `ip link set \
+             dev {name} xdp off` or the tool that attached it"
+        ),
+        Some(rustix::io::Errno::OPNOTSUPP) if link.mode == XdpMode::Native => format!(
+            "{name}: its driver has no native XDP; use an interface that has (see `weir doctor`), or set `xdp = \
+             \"generic\"`, which works on every device and is several times slower"
+        ),
+        _ => format!("{name}: cannot attach in {} mode", link.mode_name()),
+    };
+    anyhow::Error::new(error).context(what)
+}

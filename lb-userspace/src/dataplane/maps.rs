@@ -1,0 +1,352 @@
+//! The balancer's maps, typed, and their contents as [`Tables`].
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::{AsFd as _, AsRawFd as _},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use anyhow::{Context as _, ensure};
+use aya::{
+    Ebpf,
+    maps::{
+        Array, HashMap, IterableMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key,
+        xdp::DevMap,
+    },
+    util::nr_cpus,
+};
+use bytemuck::{Pod, Zeroable as _};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use lb_common::{
+    abi::{
+        self, Backend, Egress, EndpointV4, EndpointV6, NextHop, Reverse, Service, Settings, SlotWord, Traffic,
+        WantedNeighbour,
+    },
+    reason::Reason,
+};
+use memmap2::{MmapOptions, MmapRaw};
+
+use crate::tables::{Capacity, Counters, Endpoint, EndpointKey, Tables, Write};
+
+/// Every map of the balancer: all of them are pinned.
+pub(super) const NAMES: [&str; 15] = [
+    "SETTINGS",
+    "SERVICES_V4",
+    "SERVICES_V6",
+    "SLOTS",
+    "BACKENDS",
+    "REVERSE_V4",
+    "REVERSE_V6",
+    "ROUTES_V4",
+    "ROUTES_V6",
+    "EGRESSES",
+    "DEVICES",
+    "WANTED_NEIGHBOURS",
+    "SERVICE_TRAFFIC",
+    "BACKEND_TRAFFIC",
+    "REASONS",
+];
+
+/// Entries of the maps whose sizes are configured.
+pub(super) fn sizes(capacity: &Capacity) -> [(&'static str, u32); 12] {
+    let egresses = u32::from(capacity.egresses);
+    [
+        ("SERVICES_V4", capacity.services),
+        ("SERVICES_V6", capacity.services),
+        ("SLOTS", capacity.slots),
+        ("BACKENDS", capacity.backend_ids),
+        ("REVERSE_V4", capacity.reverse),
+        ("REVERSE_V6", capacity.reverse),
+        ("ROUTES_V4", capacity.routes),
+        ("ROUTES_V6", capacity.routes),
+        ("EGRESSES", egresses),
+        ("DEVICES", egresses),
+        ("SERVICE_TRAFFIC", capacity.service_ids),
+        ("BACKEND_TRAFFIC", capacity.backend_ids),
+    ]
+}
+
+/// A map key or value of lb-common, which knows nothing of aya.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wire<T>(pub T);
+
+// SAFETY: bytemuck's `Pod` promises what aya's asks for: any bytes are a valid value, and there is no padding.
+unsafe impl<T: Pod> aya::Pod for Wire<T> {}
+
+/// A hash map of each address family, under endpoints.
+struct Endpoints<V: Pod> {
+    v4: HashMap<MapData, Wire<EndpointV4>, Wire<V>>,
+    v6: HashMap<MapData, Wire<EndpointV6>, Wire<V>>,
+}
+
+/// The maps.
+pub(super) struct Maps {
+    settings: Array<MapData, Wire<Settings>>,
+    services: Endpoints<Service>,
+    slots: Slots,
+    backends: Array<MapData, Wire<Backend>>,
+    reverse: Endpoints<Reverse>,
+    routes_v4: LpmTrie<MapData, [u8; 4], Wire<NextHop>>,
+    routes_v6: LpmTrie<MapData, [u8; 16], Wire<NextHop>>,
+    egresses: Array<MapData, Wire<Egress>>,
+    devices: DevMap<MapData>,
+    wanted: HashMap<MapData, Wire<WantedNeighbour>, u8>,
+    service_traffic: PerCpuArray<MapData, Wire<Traffic>>,
+    backend_traffic: PerCpuArray<MapData, Wire<Traffic>>,
+    reasons: PerCpuArray<MapData, u64>,
+}
+
+impl Maps {
+    /// Takes the maps out of the loaded object.
+    pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        Ok(Self {
+            settings: take(ebpf, "SETTINGS")?,
+            services: Endpoints { v4: take(ebpf, "SERVICES_V4")?, v6: take(ebpf, "SERVICES_V6")? },
+            slots: Slots::map(take(ebpf, "SLOTS")?)?,
+            backends: take(ebpf, "BACKENDS")?,
+            reverse: Endpoints { v4: take(ebpf, "REVERSE_V4")?, v6: take(ebpf, "REVERSE_V6")? },
+            routes_v4: take(ebpf, "ROUTES_V4")?,
+            routes_v6: take(ebpf, "ROUTES_V6")?,
+            egresses: take(ebpf, "EGRESSES")?,
+            devices: take(ebpf, "DEVICES")?,
+            wanted: take(ebpf, "WANTED_NEIGHBOURS")?,
+            service_traffic: take(ebpf, "SERVICE_TRAFFIC")?,
+            backend_traffic: take(ebpf, "BACKEND_TRAFFIC")?,
+            reasons: take(ebpf, "REASONS")?,
+        })
+    }
+
+    /// Checks that adopted maps have the sizes that `capacity` asks for.
+    pub(super) fn check_capacity(&self, capacity: &Capacity) -> anyhow::Result<()> {
+        let found = [
+            ("services", self.services.v4.map().info()?.max_entries(), capacity.services),
+            ("backends", self.backends.map().info()?.max_entries(), capacity.backend_ids),
+            ("slots", self.slots.map.map().info()?.max_entries(), capacity.slots),
+            ("routes", self.routes_v4.map().info()?.max_entries(), capacity.routes),
+        ];
+        for (what, found, wanted) in found {
+            ensure!(found == wanted, "{what}: room for {found} pinned, for {wanted} configured");
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_settings(&mut self, settings: Settings) -> anyhow::Result<()> {
+        self.settings.set(0, Wire(settings), 0).context("cannot write SETTINGS")
+    }
+
+    pub(super) fn read(&self) -> anyhow::Result<Tables> {
+        let services = self.services.read()?;
+        let mut slots = BTreeMap::new();
+        for (endpoint, service) in &services {
+            if !endpoint.is_vip_marker() {
+                slots.insert(service.first_slot, self.slots.read(service.first_slot, service.slot_count)?);
+            }
+        }
+        let mut routes = BTreeMap::new();
+        for entry in self.routes_v4.iter() {
+            let (key, hop) = entry?;
+            let net = Ipv4Net::new(Ipv4Addr::from(key.data()), prefix(key.prefix_len())?)?;
+            routes.insert(IpNet::V4(net), hop.0);
+        }
+        for entry in self.routes_v6.iter() {
+            let (key, hop) = entry?;
+            let net = Ipv6Net::new(Ipv6Addr::from(key.data()), prefix(key.prefix_len())?)?;
+            routes.insert(IpNet::V6(net), hop.0);
+        }
+        Ok(Tables {
+            slots,
+            backends: (1..self.backends.len())
+                .filter_map(|id| self.backends.get(&id, 0).ok().map(|wire| (id, wire.0)))
+                .filter(|(_, backend)| backend.mode != 0)
+                .collect(),
+            reverse: self.reverse.read()?,
+            routes,
+            egresses: (1..self.egresses.len())
+                .filter_map(|index| Some((u16::try_from(index).ok()?, self.egresses.get(&index, 0).ok()?.0)))
+                .filter(|(_, egress)| egress.ifindex != 0)
+                .collect(),
+            services,
+        })
+    }
+
+    pub(super) fn write(&mut self, write: &Write) -> anyhow::Result<()> {
+        match write {
+            Write::Egress(index, egress) => self.set_egress(*index, egress),
+            // The device map's entry may stay: without an egress entry no packet is sent there.
+            Write::ClearEgress(index) => Ok(self.egresses.set(u32::from(*index), Wire(Egress::zeroed()), 0)?),
+            Write::Route(net, hop) => match net {
+                IpNet::V4(net) => Ok(self.routes_v4.insert(&route_key_v4(*net), Wire(*hop), 0)?),
+                IpNet::V6(net) => Ok(self.routes_v6.insert(&route_key_v6(*net), Wire(*hop), 0)?),
+            },
+            Write::RemoveRoute(net) => present(match net {
+                IpNet::V4(net) => self.routes_v4.remove(&route_key_v4(*net)),
+                IpNet::V6(net) => self.routes_v6.remove(&route_key_v6(*net)),
+            }),
+            Write::Reverse(endpoint, reverse) => self.reverse.insert(endpoint, *reverse),
+            Write::RemoveReverse(endpoint) => self.reverse.remove(endpoint),
+            Write::Backend(id, backend) => Ok(self.backends.set(*id, Wire(*backend), 0)?),
+            Write::ClearBackend(id) => {
+                clear(&mut self.backend_traffic, *id)?;
+                Ok(self.backends.set(*id, Wire(Backend::zeroed()), 0)?)
+            }
+            Write::Slots { first, words } => self.slots.store(*first, words),
+            Write::Service(endpoint, service) => self.services.insert(endpoint, *service),
+            Write::RemoveService(endpoint, service) => {
+                if !endpoint.is_vip_marker() {
+                    clear(&mut self.service_traffic, service.id)?;
+                }
+                self.services.remove(endpoint)
+            }
+        }
+    }
+
+    /// The device goes into the device map before packets can be told to use it.
+    fn set_egress(&mut self, index: u16, egress: &Egress) -> anyhow::Result<()> {
+        self.devices.set(u32::from(index), egress.ifindex, None, 0)?;
+        Ok(self.egresses.set(u32::from(index), Wire(*egress), 0)?)
+    }
+
+    pub(super) fn take_wanted_neighbours(&mut self) -> anyhow::Result<Vec<IpAddr>> {
+        let keys = self.wanted.keys().collect::<Result<Vec<_>, _>>()?;
+        let mut addresses = Vec::with_capacity(keys.len());
+        for key in keys {
+            self.wanted.remove(&key)?;
+            addresses.push(if key.0.family == abi::family::V4 {
+                let [a, b, c, d, ..] = key.0.address;
+                IpAddr::from([a, b, c, d])
+            } else {
+                IpAddr::from(key.0.address)
+            });
+        }
+        Ok(addresses)
+    }
+
+    pub(super) fn counters(&self, services: &[u32], backends: &[u32]) -> anyhow::Result<Counters> {
+        let mut counters = Counters::default();
+        for &id in services {
+            counters.services.insert(id, sum(&self.service_traffic.get(&id, 0)?));
+        }
+        for &id in backends {
+            counters.backends.insert(id, sum(&self.backend_traffic.get(&id, 0)?));
+        }
+        for &reason in Reason::ALL {
+            counters.reasons.push(self.reasons.get(&(reason as u32), 0)?.iter().sum());
+        }
+        Ok(counters)
+    }
+}
+
+fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<T> {
+    let map = ebpf.take_map(name).with_context(|| format!("the object lacks the map {name}"))?;
+    T::try_from(map).with_context(|| format!("the map {name} has another shape than expected"))
+}
+
+impl<V: Pod> Endpoints<V> {
+    fn read(&self) -> anyhow::Result<BTreeMap<Endpoint, V>> {
+        let mut all = BTreeMap::new();
+        for entry in self.v4.iter() {
+            let (key, value) = entry?;
+            all.insert(Endpoint::from(key.0), value.0);
+        }
+        for entry in self.v6.iter() {
+            let (key, value) = entry?;
+            all.insert(Endpoint::from(key.0), value.0);
+        }
+        Ok(all)
+    }
+
+    fn insert(&mut self, endpoint: &Endpoint, value: V) -> anyhow::Result<()> {
+        Ok(match endpoint.key() {
+            EndpointKey::V4(key) => self.v4.insert(Wire(key), Wire(value), 0),
+            EndpointKey::V6(key) => self.v6.insert(Wire(key), Wire(value), 0),
+        }?)
+    }
+
+    fn remove(&mut self, endpoint: &Endpoint) -> anyhow::Result<()> {
+        present(match endpoint.key() {
+            EndpointKey::V4(key) => self.v4.remove(&Wire(key)),
+            EndpointKey::V6(key) => self.v6.remove(&Wire(key)),
+        })
+    }
+}
+
+/// The slot array, mapped into this process: a store here is what the next packet reads.
+struct Slots {
+    map: Array<MapData, u64>,
+    memory: MmapRaw,
+    count: usize,
+}
+
+impl Slots {
+    fn map(map: Array<MapData, u64>) -> anyhow::Result<Self> {
+        let count = map.len() as usize;
+        let memory = MmapOptions::new()
+            .len(count * size_of::<u64>())
+            .map_raw(map.map().fd().as_fd().as_raw_fd())
+            .context("cannot map the slots into memory")?;
+        Ok(Self { map, memory, count })
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping is `count` words long, starts on a page, is shared with the kernel and lives as long as
+        // `self`; it is only ever accessed atomically, here and in the XDP program.
+        unsafe { std::slice::from_raw_parts(self.memory.as_mut_ptr().cast::<AtomicU64>(), self.count) }
+    }
+
+    fn range(&self, first: u32, count: u32) -> anyhow::Result<&[AtomicU64]> {
+        let (first, count) = (first as usize, count as usize);
+        self.words().get(first..first + count).context("a slot range lies outside the slot array")
+    }
+
+    fn read(&self, first: u32, count: u32) -> anyhow::Result<Vec<SlotWord>> {
+        Ok(self.range(first, count)?.iter().map(|word| SlotWord(word.load(Ordering::Relaxed))).collect())
+    }
+
+    fn store(&self, first: u32, words: &[(u32, SlotWord)]) -> anyhow::Result<()> {
+        let Some(&(last, _)) = words.last() else { return Ok(()) };
+        let range = self.range(first, last + 1)?;
+        for &(offset, word) in words {
+            range.get(offset as usize).context("slot offsets are not ascending")?.store(word.0, Ordering::Release);
+        }
+        Ok(())
+    }
+}
+
+fn sum(values: &PerCpuValues<Wire<Traffic>>) -> Traffic {
+    values.iter().fold(Traffic::default(), |sum, Wire(cpu)| Traffic {
+        packets: sum.packets + cpu.packets,
+        bytes: sum.bytes + cpu.bytes,
+        connections: sum.connections + cpu.connections,
+        reply_packets: sum.reply_packets + cpu.reply_packets,
+        reply_bytes: sum.reply_bytes + cpu.reply_bytes,
+    })
+}
+
+fn clear(map: &mut PerCpuArray<MapData, Wire<Traffic>>, id: u32) -> anyhow::Result<()> {
+    let cpus = nr_cpus().map_err(|(_, error)| error)?;
+    let zero = PerCpuValues::try_from(vec![Wire(Traffic::default()); cpus])?;
+    Ok(map.set(id, zero, 0)?)
+}
+
+/// Removing what is not there is no error: a write that is repeated after a fault finds it done.
+fn present(result: Result<(), MapError>) -> anyhow::Result<()> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+fn prefix(length: u32) -> anyhow::Result<u8> {
+    u8::try_from(length).context("a route's prefix is longer than its address")
+}
+
+fn route_key_v4(net: Ipv4Net) -> Key<[u8; 4]> {
+    Key::new(u32::from(net.prefix_len()), net.network().octets())
+}
+
+fn route_key_v6(net: Ipv6Net) -> Key<[u8; 16]> {
+    Key::new(u32::from(net.prefix_len()), net.network().octets())
+}

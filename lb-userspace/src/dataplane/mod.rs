@@ -1,0 +1,285 @@
+//! The kernel's side: loading, pinning and attaching the XDP program, and its maps as [`Tables`].
+
+mod attach;
+mod maps;
+mod pins;
+
+use std::{net::IpAddr, path::Path};
+
+use anyhow::{Context as _, bail, ensure};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::MapError,
+    programs::{ProgramError, TestRun as _, TestRunOptions, Xdp},
+};
+use lb_common::abi::{self, OuterV4, OuterV6, Settings};
+use tracing::info;
+
+pub(crate) use attach::{Link, attach};
+use maps::{Maps, Wire};
+pub use pins::Pins;
+
+use crate::{
+    spec::{Node, XdpMode},
+    tables::{Attachment, Capacity, Counters, Dataplane, Tables, Write},
+};
+
+/// Name of the balancer's program in the object.
+const PROGRAM: &str = "weir";
+
+/// The loaded program and its maps.
+pub struct Kernel {
+    // Keeps the program alive.
+    ebpf: Ebpf,
+    maps: Maps,
+    pins: Option<Pins>,
+    attachments: Vec<Attachment>,
+    adopted: bool,
+}
+
+impl Kernel {
+    /// Loads `object` for `node`, with maps pinned under `pins`: those of an earlier daemon are adopted as they are,
+    /// otherwise new ones are made. Attaches nothing yet.
+    ///
+    /// # Errors
+    /// The pinned maps have another layout, other sizes or another hash seed than asked for; or the kernel refuses.
+    /// Pinned state that is in use is left alone then.
+    pub fn open(object: &[u8], node: &Node, pins: Pins) -> anyhow::Result<Self> {
+        let adopted = match pins.settings()? {
+            Some(pinned) => Some(check_settings(&pinned, node, &pins)?),
+            None => {
+                pins.remove_unfinished()?;
+                None
+            }
+        };
+        let settings = adopted.unwrap_or_else(|| settings(node, rand::random()));
+        let capacity = Capacity::of(&node.tables);
+        pins.make_directories()?;
+        let mut kernel = Self::load(object, settings, &capacity, Some(pins))?;
+        if adopted.is_some() {
+            kernel.maps.check_capacity(&capacity).context(
+                "the pinned tables have other sizes than [node.tables]; they can only change after `weir detach`, \
+                 which stops forwarding",
+            )?;
+            kernel.adopted = true;
+        }
+        // Last: pins without settings are those of a start that did not finish.
+        kernel.maps.set_settings(settings)?;
+        Ok(kernel)
+    }
+
+    /// Loads `object` with maps of its own that are gone when this is dropped: for tests and measurements.
+    ///
+    /// # Errors
+    /// The kernel refuses the maps or the program.
+    pub fn open_unpinned(object: &[u8], settings: Settings, capacity: &Capacity) -> anyhow::Result<Self> {
+        Self::load(object, settings, capacity, None)
+    }
+
+    fn load(object: &[u8], settings: Settings, capacity: &Capacity, pins: Option<Pins>) -> anyhow::Result<Self> {
+        let wire = Wire(settings);
+        let mut loader = EbpfLoader::new();
+        loader.override_global("LOADED_SETTINGS", &wire, true);
+        for (name, entries) in maps::sizes(capacity) {
+            loader.map_max_entries(name, entries);
+        }
+        if let Some(pins) = &pins {
+            for name in maps::NAMES {
+                loader.map_pin_path(name, pins.map(name));
+            }
+        }
+        let mut ebpf = loader.load(object).map_err(explain_load)?;
+        let program: &mut Xdp = ebpf.program_mut(PROGRAM).context("the object lacks the balancer")?.try_into()?;
+        program.load().map_err(explain_program).context("cannot load the XDP program")?;
+        let maps = Maps::take(&mut ebpf)?;
+        Ok(Self { ebpf, maps, pins, attachments: Vec::new(), adopted: false })
+    }
+
+    /// Whether [`open`](Self::open) found the maps of an earlier daemon.
+    #[must_use]
+    pub fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// Attaches the program to `interfaces`, replacing the program of an earlier daemon atomically where there is
+    /// one, and detaches it from interfaces that are no longer listed.
+    ///
+    /// # Errors
+    /// An interface is missing, busy with another program, or can't do `mode`.
+    pub fn attach(&mut self, interfaces: &[String], mode: XdpMode) -> anyhow::Result<()> {
+        let pins = self.pins.clone().context("only a pinned data plane can be attached")?;
+        let mut wanted = Vec::new();
+        for interface in interfaces {
+            wanted.push(Link::of(interface, mode)?);
+        }
+        let program: &mut Xdp = self.ebpf.program_mut(PROGRAM).context("the object lacks the balancer")?.try_into()?;
+        self.attachments.clear();
+        for link in &wanted {
+            let replaced = attach(program, link, Some(&pins))?;
+            let how = if replaced { "program replaced" } else { "attached" };
+            info!("{}: {how}, {} XDP", link.interface, link.mode_name());
+            self.attachments.push(Attachment {
+                interface: link.interface.clone(),
+                index: link.index,
+                xdp: Some(mode),
+                why: "as configured".to_owned(),
+            });
+        }
+        for stale in pins.links()? {
+            if !wanted.contains(&stale) {
+                info!("{}: detached", stale.interface);
+                pins.remove_link(&stale)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the program once over `frame` as if it came in by interface `ingress`, in this network namespace.
+    /// Returns the XDP action and the frame as it is then. Counters count.
+    ///
+    /// # Errors
+    /// The kernel refuses the run: the frame is shorter than an Ethernet header or `ingress` does not exist.
+    pub fn test_run(&mut self, frame: &[u8], ingress: u32) -> anyhow::Result<(u32, Vec<u8>)> {
+        let program: &mut Xdp = self.ebpf.program_mut(PROGRAM).context("the object lacks the balancer")?.try_into()?;
+        run_once(program, frame, ingress)
+    }
+}
+
+/// Runs `program` once over `frame`; see [`Kernel::test_run`].
+pub(crate) fn run_once(program: &Xdp, frame: &[u8], ingress: u32) -> anyhow::Result<(u32, Vec<u8>)> {
+    let mut out = vec![0; frame.len() + 256];
+    let length = u32::try_from(frame.len())?;
+    // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+    let context: [u32; 6] = [0, length, 0, ingress, 0, 0];
+    let result = program.test_run(TestRunOptions {
+        data_in: Some(frame),
+        data_out: Some(&mut out),
+        ctx_in: Some(bytemuck::cast_slice(&context)),
+        ..TestRunOptions::new()
+    })?;
+    out.truncate(result.data_size_out as usize);
+    Ok((result.return_value, out))
+}
+
+impl Dataplane for Kernel {
+    fn read(&self) -> anyhow::Result<Tables> {
+        self.maps.read()
+    }
+
+    fn write(&mut self, writes: &[Write]) -> anyhow::Result<()> {
+        for write in writes {
+            self.maps.write(write).with_context(|| format!("cannot write to the kernel's tables: {write:?}"))?;
+        }
+        Ok(())
+    }
+
+    fn wanted_neighbours(&mut self) -> anyhow::Result<Vec<IpAddr>> {
+        self.maps.take_wanted_neighbours()
+    }
+
+    fn counters(&self, services: &[u32], backends: &[u32]) -> anyhow::Result<Counters> {
+        self.maps.counters(services, backends)
+    }
+
+    fn attachments(&self) -> Vec<Attachment> {
+        self.attachments.clone()
+    }
+
+    fn detach(&mut self) -> anyhow::Result<()> {
+        self.attachments.clear();
+        match &self.pins {
+            Some(pins) => pins.remove_all(),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What the program is loaded with for `node`; `drawn` is the seed where none is configured.
+fn settings(node: &Node, drawn: [u64; 2]) -> Settings {
+    let outer_v4 = node.outer_v4.map_or_else(OuterV4::default, |net| OuterV4 {
+        network: net.network().to_bits(),
+        host_mask: net.hostmask().to_bits(),
+    });
+    let outer_v6 = node.outer_v6.map_or_else(OuterV6::default, |net| {
+        let (network, mask) = (net.network().to_bits(), net.hostmask().to_bits());
+        OuterV6 { network_high: high(network), network_low: low(network), host_mask: low(mask) }
+    });
+    Settings { abi_version: abi::ABI_VERSION, pad: 0, seed: node.seed.unwrap_or(drawn), outer_v4, outer_v6 }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the upper half")]
+const fn high(bits: u128) -> u64 {
+    (bits >> 64) as u64
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+const fn low(bits: u128) -> u64 {
+    bits as u64
+}
+
+/// The settings to go on with where tables made with `pinned` are to be adopted for `node`.
+fn check_settings(pinned: &Settings, node: &Node, pins: &Pins) -> anyhow::Result<Settings> {
+    ensure!(
+        pinned.abi_version == abi::ABI_VERSION,
+        "{} holds tables of layout {}, and this is for layout {}: run the weir that made them, or `weir detach` with \
+         it, which stops forwarding",
+        pins.directory().display(),
+        pinned.abi_version,
+        abi::ABI_VERSION,
+    );
+    if let Some(seed) = node.seed {
+        ensure!(
+            seed == pinned.seed,
+            "node.seed differs from the one that the pinned tables were made with: changing it moves connections to \
+             other backends; `weir detach` first if that is meant"
+        );
+    }
+    // The outer networks are the program's, not the tables': a new program may have others.
+    Ok(settings(node, pinned.seed))
+}
+
+fn explain_load(error: aya::EbpfError) -> anyhow::Error {
+    let hint = match &error {
+        aya::EbpfError::MapError(MapError::CreateError { io_error, .. }) => hint(io_error),
+        _ => None,
+    };
+    let error = anyhow::Error::new(error);
+    match hint {
+        Some(hint) => error.context(hint),
+        None => error.context("cannot load the eBPF object"),
+    }
+}
+
+fn explain_program(error: ProgramError) -> anyhow::Error {
+    let hint = match &error {
+        ProgramError::LoadError { io_error, .. } => hint(io_error),
+        _ => None,
+    };
+    let error = anyhow::Error::new(error);
+    match hint {
+        Some(hint) => error.context(hint),
+        None => error,
+    }
+}
+
+/// What an operator can do about a refusal of the bpf system call.
+fn hint(error: &std::io::Error) -> Option<&'static str> {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            Some("not permitted to use BPF: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")
+        }
+        std::io::ErrorKind::OutOfMemory => Some("not enough memory for the tables: lower the sizes in [node.tables]"),
+        _ => None,
+    }
+}
+
+/// Checks that `path` is on a BPF file system.
+pub(crate) fn ensure_bpffs(path: &Path) -> anyhow::Result<()> {
+    // The magic number of bpffs, linux/magic.h.
+    const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+    let found = rustix::fs::statfs(path).with_context(|| format!("cannot look at {}", path.display()))?;
+    if i64::from(found.f_type) != BPF_FS_MAGIC {
+        bail!("{} is not a BPF file system: mount -t bpf bpf {0}", path.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! Where programs and maps stay while no daemon runs.
+//!
+//! ```text
+//! /sys/fs/bpf/weir/<instance>/maps/<MAP>
+//! /sys/fs/bpf/weir/<instance>/links/<interface>,<index>,<mode>
+//! ```
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use aya::maps::{Array, Map, MapData};
+use lb_common::abi::Settings;
+use tracing::warn;
+
+use super::{Link, ensure_bpffs, maps::Wire};
+
+/// Root of the BPF file system.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// The pins of one instance.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    directory: PathBuf,
+}
+
+impl Pins {
+    /// The pins of `instance`.
+    #[must_use]
+    pub fn of(instance: &str) -> Self {
+        Self { directory: Path::new(BPFFS).join("weir").join(instance) }
+    }
+
+    /// Directory that holds them.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Where the map `name` is pinned.
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.directory.join("maps").join(name)
+    }
+
+    /// Where `link` is pinned.
+    pub(super) fn link(&self, link: &Link) -> PathBuf {
+        self.links_directory().join(link.pin_name())
+    }
+
+    fn links_directory(&self) -> PathBuf {
+        self.directory.join("links")
+    }
+
+    pub(super) fn make_directories(&self) -> anyhow::Result<()> {
+        ensure_bpffs(Path::new(BPFFS))?;
+        for directory in [self.directory.join("maps"), self.links_directory()] {
+            fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        }
+        Ok(())
+    }
+
+    /// What the pinned maps were made with; `None` where there are none, or only those of a start that did not
+    /// finish.
+    pub(super) fn settings(&self) -> anyhow::Result<Option<Settings>> {
+        let path = self.map("SETTINGS");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let read = || -> anyhow::Result<Settings> {
+            let map: Array<MapData, Wire<Settings>> = Map::Array(MapData::from_pin(&path)?).try_into()?;
+            Ok(map.get(&0, 0)?.0)
+        };
+        let settings = read().with_context(|| {
+            format!("cannot read {}: pinned by another version of weir? `weir detach` with that one", path.display())
+        })?;
+        Ok((settings.abi_version != 0).then_some(settings))
+    }
+
+    /// Removes what a start that did not finish left; nothing can be attached yet then.
+    pub(super) fn remove_unfinished(&self) -> anyhow::Result<()> {
+        if self.directory.exists() {
+            warn!("{}: removing pins of a start that did not finish", self.directory.display());
+            self.remove_all()?;
+        }
+        Ok(())
+    }
+
+    /// The links that are pinned.
+    pub(super) fn links(&self) -> anyhow::Result<Vec<Link>> {
+        let mut links = Vec::new();
+        for name in list(&self.links_directory())? {
+            match Link::from_pin_name(&name) {
+                Some(link) => links.push(link),
+                None => warn!("{}/{name}: not a pin of weir's", self.links_directory().display()),
+            }
+        }
+        Ok(links)
+    }
+
+    /// Detaches `link`.
+    pub(super) fn remove_link(&self, link: &Link) -> anyhow::Result<()> {
+        remove(&self.link(link))
+    }
+
+    /// Detaches all programs and removes all maps.
+    ///
+    /// # Errors
+    /// A pin can't be removed.
+    pub fn remove_all(&self) -> anyhow::Result<()> {
+        for directory in [self.links_directory(), self.directory.join("maps")] {
+            for name in list(&directory)? {
+                remove(&directory.join(name))?;
+            }
+            remove_directory(&directory)?;
+        }
+        remove_directory(&self.directory)
+    }
+}
+
+/// Names in `directory`; none if it does not exist.
+fn list(directory: &Path) -> anyhow::Result<Vec<String>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("cannot list {}", directory.display())),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot list {}", directory.display()))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    Ok(names)
+}
+
+fn remove(path: &Path) -> anyhow::Result<()> {
+    fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
+}
+
+fn remove_directory(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
