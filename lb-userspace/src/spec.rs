@@ -51,20 +51,22 @@ pub struct Node {
 }
 
 /// How the XDP program is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum XdpMode {
     /// In the driver. Refused, with the reason, where the driver can't.
+    #[default]
     Native,
     /// In the kernel's generic hook: any device, much slower.
     Generic,
 }
 
 /// What stopping the daemon does to the data plane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnExit {
     /// Programs and maps stay: traffic flows on.
+    #[default]
     Keep,
     /// Programs are detached and pins removed.
     Detach,
@@ -153,10 +155,11 @@ pub enum Mode {
 }
 
 /// What of a packet chooses its slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HashInput {
     /// The 5-tuple.
+    #[default]
     Flow,
     /// The source address: all flows of a client go to one backend.
     Source,
