@@ -113,7 +113,6 @@ impl SlotWord {
     /// Backend id for new flows.
     #[must_use]
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "masked to 24 bits")]
     pub const fn current(self) -> u32 {
         (self.0 & Self::ID_MASK) as u32
     }
@@ -121,7 +120,6 @@ impl SlotWord {
     /// Backend id that untracked flows belong to.
     #[must_use]
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "masked to 24 bits")]
     pub const fn base(self) -> u32 {
         ((self.0 >> Self::BASE_SHIFT) & Self::ID_MASK) as u32
     }
@@ -169,7 +167,6 @@ impl NextHop {
     /// Index into the egress array and the device map.
     #[must_use]
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "the top 16 bits")]
     pub const fn egress(self) -> u16 {
         (self.0 >> 48) as u16
     }

@@ -8,7 +8,7 @@ use crate::{
     frame::Frame,
     pipeline::Tables,
     reason::Reason,
-    wire::{Ethernet, Ipv4, Ipv6, ethertype},
+    wire::{Ethernet, IPV4_LEN, IPV6_LEN, Ipv4, Ipv6, ethertype},
 };
 
 /// TTL and hop limit of outer headers.
@@ -69,8 +69,8 @@ impl Outer {
     #[inline(always)]
     pub(crate) const fn header_length(&self) -> u32 {
         match self {
-            Self::V4 { .. } => size_of::<Ipv4>() as u32,
-            Self::V6 { .. } => size_of::<Ipv6>() as u32,
+            Self::V4 { .. } => IPV4_LEN as u32,
+            Self::V6 { .. } => IPV6_LEN as u32,
         }
     }
 
@@ -81,13 +81,13 @@ impl Outer {
     pub(crate) fn push<F: Frame>(&self, frame: &mut F, inner: u8, class: u8, length: u32) -> Result<(), Reason> {
         match *self {
             Self::V4 { source, destination } => {
-                frame.grow(size_of::<Ipv4>() as u8).map_err(|_| Reason::RewriteFailed)?;
+                frame.grow(IPV4_LEN).map_err(|_| Reason::RewriteFailed)?;
                 let outer = frame.at_mut::<EthernetIpv4>(0).ok_or(Reason::RewriteFailed)?;
                 outer.ethernet.ethertype = ethertype::IPV4;
                 let mut ip = Ipv4 {
                     version_ihl: 0x45,
                     tos: class,
-                    total_length: ((length + size_of::<Ipv4>() as u32) as u16).to_be_bytes(),
+                    total_length: ((length + u32::from(IPV4_LEN)) as u16).to_be_bytes(),
                     id: [0; 2],
                     fragment: DONT_FRAGMENT,
                     ttl: OUTER_TTL,
@@ -100,7 +100,7 @@ impl Outer {
                 outer.ip = ip;
             }
             Self::V6 { label, source, destination } => {
-                frame.grow(size_of::<Ipv6>() as u8).map_err(|_| Reason::RewriteFailed)?;
+                frame.grow(IPV6_LEN).map_err(|_| Reason::RewriteFailed)?;
                 let outer = frame.at_mut::<EthernetIpv6>(0).ok_or(Reason::RewriteFailed)?;
                 outer.ethernet.ethertype = ethertype::IPV6;
                 outer.ip = Ipv6 {

@@ -7,8 +7,12 @@ use crate::{
     hash,
     pipeline::Tables,
     reason::Reason,
-    wire::{ETHERNET_LEN, Ipv4, Ipv6, next_header},
+    wire::{ETHERNET_LEN, IPV6_LEN, Ipv4, Ipv6, next_header},
 };
+
+/// Bits of the IPv4 fragment field: more fragments follow, and where this one starts.
+const MORE_FRAGMENTS: u16 = 0x2000;
+const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 /// What was read from an IP header.
 #[derive(Clone, Copy)]
@@ -74,8 +78,7 @@ impl Ip for V4 {
             return None;
         }
         let fragment = u16::from_be_bytes(header.fragment);
-        // Everything but "don't fragment" (and the reserved bit) means a fragment.
-        let obstacle = if fragment & 0x3fff == 0 { None } else { Some(Reason::Fragment) };
+        let obstacle = if fragment & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == 0 { None } else { Some(Reason::Fragment) };
         let packet = Packet {
             source: header.source,
             destination: header.destination,
@@ -164,7 +167,7 @@ impl Ip for V6 {
         if first >> 4 != 6 {
             return None;
         }
-        let length = size_of::<Ipv6>() as u32 + u32::from(u16::from_be_bytes(header.payload_length));
+        let length = u32::from(IPV6_LEN) + u32::from(u16::from_be_bytes(header.payload_length));
         let obstacle = if next_header::is_extension(header.next_header) {
             Some(Reason::ExtensionHeader)
         } else if header.next_header == next_header::FRAGMENT {

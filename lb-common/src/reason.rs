@@ -31,7 +31,7 @@ macro_rules! reasons {
 reasons! {
     /// Passed: neither IPv4 nor IPv6 (ARP, LLDP and the like).
     NotIp = 0, "not-ip";
-    /// Passed: carries a VLAN or QinQ tag.
+    /// Passed: carries a VLAN tag, or two.
     Tagged = 1, "tagged";
     /// Passed: sent to a multicast or broadcast MAC address.
     NotUnicast = 2, "not-unicast";

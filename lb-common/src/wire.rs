@@ -135,12 +135,18 @@ pub struct Udp {
 }
 
 /// Bytes of an Ethernet header: where IP starts.
-pub const ETHERNET_LEN: usize = size_of::<Ethernet>();
+pub const ETHERNET_LEN: usize = 14;
+
+/// Bytes of an IPv4 header without options.
+pub const IPV4_LEN: u8 = 20;
+
+/// Bytes of an IPv6 header without extension headers.
+pub const IPV6_LEN: u8 = 40;
 
 const _: () = {
-    assert!(size_of::<Ethernet>() == 14);
-    assert!(size_of::<Ipv4>() == 20);
-    assert!(size_of::<Ipv6>() == 40);
+    assert!(size_of::<Ethernet>() == ETHERNET_LEN);
+    assert!(size_of::<Ipv4>() == IPV4_LEN as usize);
+    assert!(size_of::<Ipv6>() == IPV6_LEN as usize);
     assert!(size_of::<Tcp>() == 20);
     assert!(size_of::<Udp>() == 8);
 };
