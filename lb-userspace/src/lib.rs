@@ -3,5 +3,7 @@
 pub mod config;
 pub mod dataplane;
 pub mod decap;
+#[cfg(feature = "object")]
+pub mod object;
 pub mod spec;
 pub mod tables;
