@@ -81,7 +81,7 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4096))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(4096) })]
 
     #[test]
     fn incremental_is_full_over_ipv4(old in ends::<[u8; 4]>(), new in ends(), sequence: u32, payload in payload()) {
