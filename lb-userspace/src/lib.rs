@@ -3,6 +3,7 @@
 pub mod config;
 pub mod dataplane;
 pub mod decap;
+pub mod doctor;
 pub mod nexthop;
 #[cfg(feature = "object")]
 pub mod object;
