@@ -1,5 +1,6 @@
 //! The controller of Weir: everything of the `weir` binary but its `main`.
 
+pub mod api;
 pub mod config;
 pub mod dataplane;
 pub mod decap;

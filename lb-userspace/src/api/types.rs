@@ -1,0 +1,342 @@
+//! What the API carries.
+//!
+//! Additions have the shape of the configuration file ([`crate::config::raw`]); everything else is here. Times are
+//! Unix times in milliseconds, sizes are bytes, and every counter has counted since its table was made.
+
+use std::{
+    net::IpAddr,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::spec::{HashInput, Mode, Protocol, ServicePort, XdpMode};
+
+/// What the daemon is, where it is attached and how full its tables are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Time since it started, milliseconds.
+    pub uptime_ms: u64,
+    /// Name of the instance.
+    pub instance: String,
+    /// The configuration file it was started with.
+    #[schema(value_type = String)]
+    pub config: PathBuf,
+    /// Layout version of the pinned maps.
+    pub abi_version: u32,
+    /// Where the program is attached.
+    pub interfaces: Vec<Interface>,
+    /// Number of services.
+    pub services: u32,
+    /// Number of backends, by state.
+    pub backends: BackendCounts,
+    /// Use of the kernel tables.
+    pub tables: Vec<TableUse>,
+    /// The last change of the configuration since the daemon started.
+    pub last_change: Option<LastChange>,
+}
+
+/// An interface that Weir is to be attached to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Interface {
+    /// Name, such as `eth0`.
+    pub name: String,
+    /// Kernel interface index.
+    pub index: u32,
+    /// The mode that is active; `None` while the program is not attached.
+    pub xdp: Option<XdpMode>,
+    /// Why this mode, or why none: `as configured`, or the kernel's error.
+    pub why: String,
+}
+
+/// Number of backends by state. `down`, `unknown`, `draining` and `up` add up to `total`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BackendCounts {
+    /// All of them.
+    pub total: u32,
+    /// Taking new flows.
+    pub up: u32,
+    /// Failing their health check.
+    pub down: u32,
+    /// Not checked yet.
+    pub unknown: u32,
+    /// Draining, whatever their health.
+    pub draining: u32,
+}
+
+/// How full a kernel table is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TableUse {
+    /// Name of the table, such as `slots`.
+    pub name: String,
+    /// Entries in use.
+    pub used: u64,
+    /// Entries there is room for.
+    pub capacity: u64,
+}
+
+/// A change of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LastChange {
+    /// When, Unix time in milliseconds.
+    pub at_unix_ms: u64,
+    /// What was done, in one line (see [`Change::summary`]).
+    pub summary: String,
+}
+
+/// A service as it is now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Service {
+    /// Unique name.
+    pub name: String,
+    /// Virtual address that clients connect to.
+    #[schema(value_type = String)]
+    pub vip: IpAddr,
+    /// Port; 0 is every port.
+    pub port: u16,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// How packets reach the backends.
+    pub mode: Mode,
+    /// What the flow hash covers.
+    pub hash: HashInput,
+    /// Slots of the service.
+    pub slots: u32,
+    /// Whether its backends are health-checked.
+    pub checked: bool,
+    /// What it has forwarded.
+    pub traffic: Traffic,
+    /// Its backends, in the order of the configuration.
+    pub backends: Vec<Backend>,
+}
+
+/// A backend of a service as it is now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Backend {
+    /// Unique within the service.
+    pub name: String,
+    /// The id that slots and counters know it by.
+    pub id: u32,
+    /// Its address.
+    #[schema(value_type = String)]
+    pub address: IpAddr,
+    /// Its port, where the forwarding mode rewrites it; `None` keeps the packet's.
+    pub port: Option<u16>,
+    /// Share of new flows relative to the other backends; 0 takes none.
+    pub weight: u16,
+    /// Whether it takes new flows.
+    pub state: BackendState,
+    /// Why it is in this state, such as `connection refused`.
+    pub reason: String,
+    /// Since when, Unix time in milliseconds.
+    pub since_unix_ms: u64,
+    /// Where its frames go.
+    pub next_hop: NextHop,
+    /// Slots whose new flows it takes.
+    pub slots: u32,
+    /// The same as a share of the service's slots, percent, 0 to 100.
+    pub share_percent: f64,
+    /// What was forwarded to it.
+    pub traffic: Traffic,
+}
+
+/// Whether a backend takes new flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendState {
+    /// Healthy, or not health-checked.
+    Up,
+    /// Its health check fails.
+    Down,
+    /// Its health is not known yet.
+    Unknown,
+    /// Taken out by the operator: live flows stay, new ones go elsewhere.
+    Draining,
+}
+
+/// Where a backend's frames go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum NextHop {
+    /// A neighbour is known.
+    Resolved {
+        /// Its link-layer address, such as `02:00:00:00:00:01`.
+        mac: String,
+        /// The interface that frames leave by.
+        interface: String,
+        /// The gateway, where the backend is not on a connected network.
+        #[schema(value_type = Option<String>)]
+        gateway: Option<IpAddr>,
+    },
+    /// No neighbour is known, so packets for the backend are dropped.
+    Unresolved {
+        /// What is missing, such as `no route`.
+        why: String,
+    },
+}
+
+/// Counters of a service or a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Traffic {
+    /// Packets from clients that were forwarded.
+    pub packets: u64,
+    /// IP bytes of those packets, as received.
+    pub bytes: u64,
+    /// TCP connections opened or tried: SYNs among those packets.
+    pub connections: u64,
+    /// `nat`: reply packets sent back to clients.
+    pub reply_packets: u64,
+    /// `nat`: IP bytes of those.
+    pub reply_bytes: u64,
+}
+
+/// Every counter at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Stats {
+    /// When the counters were read, Unix time in milliseconds.
+    pub at_unix_ms: u64,
+    /// By service, in the order of the configuration.
+    pub services: Vec<ServiceStats>,
+    /// By reason, every reason there is.
+    pub reasons: Vec<ReasonCount>,
+}
+
+/// Counters of a service and its backends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ServiceStats {
+    /// Name of the service.
+    pub name: String,
+    /// The service's own counters.
+    pub traffic: Traffic,
+    /// By backend, in the order of the configuration.
+    pub backends: Vec<BackendStats>,
+}
+
+/// Counters of a backend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct BackendStats {
+    /// Name of the backend.
+    pub name: String,
+    /// Whether it takes new flows.
+    pub state: BackendState,
+    /// What was forwarded to it.
+    pub traffic: Traffic,
+}
+
+/// How many packets left the program for a reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReasonCount {
+    /// Name, such as `no-backend`; never changes.
+    pub name: String,
+    /// What it means, in one line.
+    pub meaning: String,
+    /// Packets.
+    pub packets: u64,
+}
+
+/// What a change of the configuration did. It is in the kernel by the time this is sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Change {
+    /// What was done, in one line without a full stop: `backend "a" of service "web" drained`.
+    pub summary: String,
+    /// Slots of the service whose new flows go to another backend than before.
+    pub slots_moved: u32,
+    /// Slots of the service.
+    pub slots: u32,
+    /// Backends of the service that take new flows now.
+    pub backends_taking: u32,
+    /// Backends of the service.
+    pub backends: u32,
+    /// What the operator should know: `service "web" has no backend left that takes new flows`.
+    pub warnings: Vec<String>,
+}
+
+/// What detaching did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Detached {
+    /// The interfaces that the program was attached to.
+    pub interfaces: Vec<String>,
+}
+
+/// The new weight of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Weight {
+    /// Share of new flows relative to the other backends, 0 to 1000; 0 takes none.
+    #[schema(maximum = 1000)]
+    pub weight: u16,
+}
+
+/// The body of every answer that is not a success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    /// What went wrong, in one line.
+    pub error: String,
+    /// Each thing that is wrong with what was sent.
+    #[serde(default)]
+    pub problems: Vec<String>,
+}
+
+impl From<lb_common::abi::Traffic> for Traffic {
+    fn from(t: lb_common::abi::Traffic) -> Self {
+        Self {
+            packets: t.packets,
+            bytes: t.bytes,
+            connections: t.connections,
+            reply_packets: t.reply_packets,
+            reply_bytes: t.reply_bytes,
+        }
+    }
+}
+
+impl Service {
+    /// The port as the configuration has it.
+    #[must_use]
+    pub fn service_port(&self) -> ServicePort {
+        std::num::NonZeroU16::new(self.port).map_or(ServicePort::Any, ServicePort::One)
+    }
+}
+
+impl BackendCounts {
+    /// Counts `states`.
+    #[must_use]
+    pub fn of(states: impl IntoIterator<Item = BackendState>) -> Self {
+        let mut counts = Self::default();
+        for state in states {
+            counts.total += 1;
+            *match state {
+                BackendState::Up => &mut counts.up,
+                BackendState::Down => &mut counts.down,
+                BackendState::Unknown => &mut counts.unknown,
+                BackendState::Draining => &mut counts.draining,
+            } += 1;
+        }
+        counts
+    }
+}
+
+impl BackendState {
+    /// The word for it, as in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Unknown => "unknown",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// `time` as the API carries it: Unix time in milliseconds, 0 for times before 1970.
+#[must_use]
+pub fn unix_ms(time: SystemTime) -> u64 {
+    let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+}
