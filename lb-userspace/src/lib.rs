@@ -1,10 +1,12 @@
 //! The controller of Weir: everything of the `weir` binary but its `main`.
 
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod dataplane;
 pub mod decap;
 pub mod doctor;
+pub mod metrics;
 pub mod nexthop;
 #[cfg(feature = "object")]
 pub mod object;

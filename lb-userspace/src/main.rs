@@ -1,2 +1,5 @@
 //! `weir`: the daemon and its command line.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    weir::cli::main(std::env::args_os())
+}

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -339,4 +340,10 @@ impl BackendState {
 pub fn unix_ms(time: SystemTime) -> u64 {
     let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The word that the configuration, the API and the command line have for `value`, such as `ipip`.
+#[must_use]
+pub fn word(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map(|possible| possible.get_name().to_owned()).unwrap_or_default()
 }

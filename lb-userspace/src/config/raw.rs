@@ -7,6 +7,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use utoipa::ToSchema;
 
 use crate::spec::{HashInput, Mode, OnExit, Protocol, XdpMode};
 
@@ -71,8 +72,9 @@ pub struct Tables {
 }
 
 /// `[[service]]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewService)]
 pub struct Service {
     /// Its name.
     pub name: String,
@@ -99,8 +101,9 @@ pub struct Service {
 }
 
 /// `[[service.backend]]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewBackend)]
 pub struct Backend {
     /// Its name; by default its address, with its port where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -137,8 +140,9 @@ pub enum Health {
 }
 
 /// `health = { … }`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(as = HealthChecks)]
 pub struct Checks {
     /// Port to connect to, if it isn't where the service's packets go.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -88,7 +88,7 @@ impl Pins {
     }
 
     /// The links that are pinned.
-    pub(super) fn links(&self) -> anyhow::Result<Vec<Link>> {
+    pub(crate) fn links(&self) -> anyhow::Result<Vec<Link>> {
         let mut links = Vec::new();
         for name in list(&self.links_directory())? {
             match Link::from_pin_name(&name) {

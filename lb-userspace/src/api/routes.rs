@@ -1,0 +1,221 @@
+//! The paths of the API and what they do. The `OpenAPI` document comes from the same list.
+
+#![expect(unused_qualifications, reason = "in the code that utoipa generates")]
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, FromRequest, FromRequestParts, State},
+    http::{Method, StatusCode, Uri},
+    response::{IntoResponse, Response},
+};
+use utoipa::{OpenApi, openapi};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    control::Control,
+    error::ApiError,
+    types::{Change, Detached, ErrorBody, Service, Stats, Status, Weight},
+};
+use crate::{config::raw, metrics};
+
+/// Largest body of a request, bytes. A service with a thousand backends takes a tenth of it.
+const MAX_BODY: usize = 1 << 20;
+
+type Shared = State<Arc<dyn Control>>;
+type Answer<T> = Result<Body<T>, ApiError>;
+
+/// JSON in and out, with this API's errors.
+#[derive(FromRequest)]
+#[from_request(via(axum::Json), rejection(ApiError))]
+struct Body<T>(T);
+
+/// Parts of the path, with this API's errors.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Path), rejection(ApiError))]
+struct Path<T>(T);
+
+#[derive(OpenApi)]
+#[openapi(info(title = "Weir", description = "The API of the Weir daemon, over its Unix socket."))]
+struct Document;
+
+/// Everything the socket serves.
+pub fn router(control: Arc<dyn Control>) -> Router {
+    let (router, _) = documented().split_for_parts();
+    router
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(control)
+}
+
+/// The `OpenAPI` document of [`router`].
+#[must_use]
+pub fn document() -> openapi::OpenApi {
+    documented().into_openapi()
+}
+
+fn documented() -> OpenApiRouter<Arc<dyn Control>> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(status))
+        .routes(routes!(stats))
+        .routes(routes!(services, add_service))
+        .routes(routes!(service, remove_service))
+        .routes(routes!(add_backend))
+        .routes(routes!(remove_backend))
+        .routes(routes!(set_weight))
+        .routes(routes!(drain))
+        .routes(routes!(undrain))
+        .routes(routes!(detach))
+        .routes(routes!(prometheus))
+        .routes(routes!(openapi_document))
+}
+
+/// What the daemon is, where it is attached and how full its tables are
+#[utoipa::path(get, path = "/v1/status", responses((status = 200, body = Status)))]
+async fn status(State(control): Shared) -> Answer<Status> {
+    Ok(Body(control.status().await?))
+}
+
+/// Every counter at one moment
+#[utoipa::path(get, path = "/v1/stats", responses((status = 200, body = Stats)))]
+async fn stats(State(control): Shared) -> Answer<Stats> {
+    Ok(Body(control.stats().await?))
+}
+
+/// Every service with its backends
+#[utoipa::path(get, path = "/v1/services", responses((status = 200, body = Vec<Service>)))]
+async fn services(State(control): Shared) -> Answer<Vec<Service>> {
+    Ok(Body(control.services().await?))
+}
+
+/// Add a service with its backends
+#[utoipa::path(post, path = "/v1/services", request_body = raw::Service, responses(
+    (status = 200, body = Change),
+    (status = 409, description = "Its name or its address, port and protocol are taken", body = ErrorBody),
+    (status = 422, description = "It breaks a rule", body = ErrorBody),
+))]
+async fn add_service(State(control): Shared, Body(service): Body<raw::Service>) -> Answer<Change> {
+    Ok(Body(control.add_service(service).await?))
+}
+
+/// A service with its backends
+#[utoipa::path(get, path = "/v1/services/{service}", responses(
+    (status = 200, body = Service),
+    (status = 404, description = "No such service", body = ErrorBody),
+), params(("service" = String, Path, description = "Name of the service")))]
+async fn service(State(control): Shared, Path(name): Path<String>) -> Answer<Service> {
+    Ok(Body(control.service(&name).await?))
+}
+
+/// Remove a service with its backends
+#[utoipa::path(delete, path = "/v1/services/{service}", responses(
+    (status = 200, body = Change),
+    (status = 404, description = "No such service", body = ErrorBody),
+), params(("service" = String, Path, description = "Name of the service")))]
+async fn remove_service(State(control): Shared, Path(name): Path<String>) -> Answer<Change> {
+    Ok(Body(control.remove_service(&name).await?))
+}
+
+/// Add a backend to a service
+#[utoipa::path(post, path = "/v1/services/{service}/backends", request_body = raw::Backend, responses(
+    (status = 200, body = Change),
+    (status = 404, description = "No such service", body = ErrorBody),
+    (status = 409, description = "Its name is taken", body = ErrorBody),
+    (status = 422, description = "It breaks a rule", body = ErrorBody),
+), params(("service" = String, Path, description = "Name of the service")))]
+async fn add_backend(
+    State(control): Shared,
+    Path(service): Path<String>,
+    Body(backend): Body<raw::Backend>,
+) -> Answer<Change> {
+    Ok(Body(control.add_backend(&service, backend).await?))
+}
+
+/// Remove a backend; its flows go to the backends that get its slots
+#[utoipa::path(delete, path = "/v1/services/{service}/backends/{backend}", responses(
+    (status = 200, body = Change),
+    (status = 404, description = "No such service or backend", body = ErrorBody),
+), params(
+    ("service" = String, Path, description = "Name of the service"),
+    ("backend" = String, Path, description = "Name of the backend"),
+))]
+async fn remove_backend(State(control): Shared, Path((service, backend)): Path<(String, String)>) -> Answer<Change> {
+    Ok(Body(control.remove_backend(&service, &backend).await?))
+}
+
+/// Set the weight of a backend
+#[utoipa::path(put, path = "/v1/services/{service}/backends/{backend}/weight", request_body = Weight, responses(
+    (status = 200, body = Change),
+    (status = 404, description = "No such service or backend", body = ErrorBody),
+    (status = 422, description = "The weight is out of range", body = ErrorBody),
+), params(
+    ("service" = String, Path, description = "Name of the service"),
+    ("backend" = String, Path, description = "Name of the backend"),
+))]
+async fn set_weight(
+    State(control): Shared,
+    Path((service, backend)): Path<(String, String)>,
+    Body(Weight { weight }): Body<Weight>,
+) -> Answer<Change> {
+    Ok(Body(control.set_weight(&service, &backend, weight).await?))
+}
+
+/// Let a backend take no new flows
+#[utoipa::path(post, path = "/v1/services/{service}/backends/{backend}/drain", responses(
+    (status = 200, body = Change),
+    (status = 404, description = "No such service or backend", body = ErrorBody),
+), params(
+    ("service" = String, Path, description = "Name of the service"),
+    ("backend" = String, Path, description = "Name of the backend"),
+))]
+async fn drain(State(control): Shared, Path((service, backend)): Path<(String, String)>) -> Answer<Change> {
+    Ok(Body(control.drain(&service, &backend).await?))
+}
+
+/// Let a draining backend take new flows again
+#[utoipa::path(post, path = "/v1/services/{service}/backends/{backend}/undrain", responses(
+    (status = 200, body = Change),
+    (status = 404, description = "No such service or backend", body = ErrorBody),
+), params(
+    ("service" = String, Path, description = "Name of the service"),
+    ("backend" = String, Path, description = "Name of the backend"),
+))]
+async fn undrain(State(control): Shared, Path((service, backend)): Path<(String, String)>) -> Answer<Change> {
+    Ok(Body(control.undrain(&service, &backend).await?))
+}
+
+/// Detach from every interface, remove the pins and stop the daemon
+#[utoipa::path(post, path = "/v1/detach", responses((status = 200, body = Detached)))]
+async fn detach(State(control): Shared) -> Answer<Detached> {
+    Ok(Body(control.detach().await?))
+}
+
+/// The metrics, in Prometheus' text format
+#[utoipa::path(get, path = "/metrics", responses(
+    (status = 200, body = String, content_type = metrics::CONTENT_TYPE),
+))]
+async fn prometheus(State(control): Shared) -> Response {
+    metrics::respond(&*control).await
+}
+
+/// This document
+#[utoipa::path(get, path = "/v1/openapi.json", responses((status = 200, content_type = "application/json")))]
+async fn openapi_document() -> Response {
+    axum::Json(document()).into_response()
+}
+
+async fn no_such_path(uri: Uri) -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, format!("there is no {}; see /v1/openapi.json", uri.path()))
+}
+
+async fn no_such_method(method: Method, uri: Uri) -> ApiError {
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{} can't be asked to {method}", uri.path()))
+}
+
+impl<T: serde::Serialize> IntoResponse for Body<T> {
+    fn into_response(self) -> Response {
+        axum::Json(self.0).into_response()
+    }
+}

@@ -1,0 +1,365 @@
+//! The command line's arguments, and the help that goes with them.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use ipnet::IpNet;
+
+use crate::{
+    config::raw,
+    spec::{HashInput, Mode, Protocol, XdpMode},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  weir check /etc/weir.toml               Is the configuration right?
+  weir run --config /etc/weir.toml        Balance
+  weir status                             What is it doing?
+  weir backend drain web 10.0.0.7         Take a server out without breaking a connection
+  weir stats --watch                      Watch the traffic
+
+Exit codes: 0 done, 1 failed, 2 wrong usage.";
+
+/// A layer-4 load balancer in the NIC driver's XDP hook.
+///
+/// `weir run` is the daemon: it loads the packet path into the kernel, checks the backends and keeps the tables right.
+/// Traffic goes on while it is stopped, restarted or upgraded. Most other commands ask the daemon through its socket;
+/// what they change is in the kernel when they return.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What every command knows.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Socket of the daemon; goes before --instance
+    #[arg(long, global = true, value_name = "PATH", env = "WEIR_SOCKET")]
+    pub socket: Option<PathBuf>,
+    /// Name of the daemon's instance, whose socket is /run/weir/NAME.sock
+    #[arg(long, global = true, value_name = "NAME", env = "WEIR_INSTANCE", default_value = "main", value_parser = instance)]
+    pub instance: String,
+    /// Print JSON with exact numbers instead of tables
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon
+    #[command(after_help = "\
+SIGTERM and SIGINT stop the daemon; the packet path stays attached and goes on forwarding unless the configuration says \
+on_exit = \"detach\". Logs go to standard error, without times where journald adds them.
+
+Example:
+  weir run --config /etc/weir.toml --log info,weir=debug")]
+    Run(Run),
+    /// Check a configuration file, without root and without a daemon
+    #[command(after_help = "Example:\n  weir check /etc/weir.toml")]
+    Check {
+        /// The configuration file
+        file: PathBuf,
+    },
+    /// Show what the daemon is doing
+    Status,
+    /// Show and change services
+    #[command(subcommand, visible_alias = "services")]
+    Service(ServiceCommand),
+    /// Show and change the backends of services
+    #[command(subcommand, visible_alias = "backends")]
+    Backend(BackendCommand),
+    /// Show the counters
+    #[command(after_help = "\
+Reasons tell how packets left the packet path; those that never occurred are left out, but not from --json.
+With --json --watch, every line is one JSON object.
+
+Examples:
+  weir stats
+  weir stats --watch
+  weir stats --watch 0.5 --json | jq -c .services")]
+    Stats {
+        /// Show rates per second, again and again, every SECONDS
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = interval)]
+        watch: Option<f64>,
+    },
+    /// Detach from every interface, remove the kernel's tables and stop the daemon
+    #[command(after_help = "\
+Packets to the services are not Weir's any more from then on: connections through it break, and what happens to new ones \
+is up to the host's routing.
+
+Without a daemon, what the instance's last daemon left in the kernel is removed, which takes root.")]
+    Detach,
+    /// Unpack tunnel packets on a backend, by XDP
+    #[command(after_help = "\
+For backends of ipip services, in place of a kernel tunnel device: tunnel packets from the given networks are unpacked \
+and handed to this host, all others pass as they came. The VIP must be an address of this host. Runs until SIGTERM or \
+SIGINT, then detaches.
+
+Example:
+  weir decap --interface eth0 --source 10.77.0.0/16 --source fd00:77::/64")]
+    Decap(Decap),
+    /// Print a completion script
+    #[command(after_help = "Example:\n  weir completions bash > /etc/bash_completion.d/weir")]
+    Completions {
+        /// The shell it is for
+        shell: Shell,
+    },
+}
+
+/// `weir run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// What to log: a level, or levels by module
+    #[arg(long, value_name = "LEVEL", env = "RUST_LOG", default_value = "info")]
+    pub log: String,
+}
+
+/// `weir decap`.
+#[derive(Debug, Args)]
+pub struct Decap {
+    /// Interface that tunnel packets come in by; may be repeated
+    #[arg(long = "interface", value_name = "IFACE", required = true)]
+    pub interfaces: Vec<String>,
+    /// Network that tunnel packets may come from: the balancers' outer sources; may be repeated
+    #[arg(long = "source", value_name = "NET", required = true, value_parser = network)]
+    pub sources: Vec<IpNet>,
+    /// How to attach
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = XdpMode::Native)]
+    pub xdp: XdpMode,
+    /// What to log: a level, or levels by module
+    #[arg(long, value_name = "LEVEL", env = "RUST_LOG", default_value = "info")]
+    pub log: String,
+}
+
+/// `weir service`.
+#[derive(Debug, Subcommand)]
+pub enum ServiceCommand {
+    /// List the services
+    List,
+    /// Show a service and its backends
+    Show {
+        /// Name of the service
+        name: String,
+    },
+    /// Add a service
+    #[command(after_help = "\
+Examples:
+  weir service add web --vip 192.0.2.10 --port 443 --mode ipip \\
+      --backend 10.0.0.7 --backend 10.0.0.8,weight=2
+  weir service add dns --vip 2001:db8::53 --port 53 --protocol udp --mode nat \\
+      --backend [2001:db8:1::7]:5353,name=ns1 --no-health
+  weir service add --file web.toml        One [[service]], as in the configuration")]
+    Add(Box<AddService>),
+    /// Remove a service with its backends
+    #[command(after_help = "Packets to it are not Weir's any more from then on.")]
+    Remove {
+        /// Name of the service
+        name: String,
+    },
+}
+
+/// `weir service add`.
+#[derive(Debug, Args)]
+pub struct AddService {
+    /// Name of the service
+    #[arg(required_unless_present = "file")]
+    pub name: Option<String>,
+    /// Read the service from a TOML file with one [[service]], as in the configuration; - is standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "vip", "port", "protocol", "mode", "hash", "slots",
+        "backends", "no_health", "health_port", "health_interval", "health_timeout", "health_rise", "health_fall",
+        "health_jitter"])]
+    pub file: Option<PathBuf>,
+    /// Virtual address that clients connect to
+    #[arg(long, value_name = "ADDRESS", required_unless_present = "file")]
+    pub vip: Option<IpAddr>,
+    /// Port that clients connect to, or any for all that no other service has
+    #[arg(long, value_name = "PORT|any", required_unless_present = "file", value_parser = service_port)]
+    pub port: Option<raw::Port>,
+    /// Transport protocol
+    #[arg(long, value_enum, default_value = "tcp")]
+    pub protocol: Protocol,
+    /// How packets reach the backends
+    #[arg(long, value_enum, required_unless_present = "file")]
+    pub mode: Option<Mode>,
+    /// What of a packet chooses its backend
+    #[arg(long, value_enum, default_value = "flow")]
+    pub hash: HashInput,
+    /// Slots of the service, a prime; by default it follows from the backends
+    #[arg(long, value_name = "N")]
+    pub slots: Option<u32>,
+    /// A backend; may be repeated
+    #[arg(long = "backend", value_name = "ADDRESS[:PORT][,weight=N][,name=X]", value_parser = backend)]
+    pub backends: Vec<raw::Backend>,
+    /// How its backends are checked.
+    #[command(flatten)]
+    pub health: HealthArgs,
+}
+
+/// Health checks of `weir service add`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Health checks")]
+pub struct HealthArgs {
+    /// Don't check the backends: take them as always up
+    #[arg(long, conflicts_with_all = ["health_port", "health_interval", "health_timeout", "health_rise", "health_fall",
+        "health_jitter"])]
+    pub no_health: bool,
+    /// Port to connect to; by default where the service's packets go
+    #[arg(long, value_name = "PORT")]
+    pub health_port: Option<u16>,
+    /// Time between checks, such as 500ms
+    #[arg(long, value_name = "TIME")]
+    pub health_interval: Option<String>,
+    /// Time after which a check has failed
+    #[arg(long, value_name = "TIME")]
+    pub health_timeout: Option<String>,
+    /// Successes in a row that bring a backend up
+    #[arg(long, value_name = "N")]
+    pub health_rise: Option<u32>,
+    /// Failures in a row that take it down
+    #[arg(long, value_name = "N")]
+    pub health_fall: Option<u32>,
+    /// Stretch or shrink each interval at random by up to this
+    #[arg(long, value_name = "PERCENT")]
+    pub health_jitter: Option<u8>,
+}
+
+/// `weir backend`.
+#[derive(Debug, Subcommand)]
+pub enum BackendCommand {
+    /// List the backends
+    List {
+        /// Name of a service; by default all
+        service: Option<String>,
+    },
+    /// Add a backend to a service
+    #[command(after_help = "\
+Examples:
+  weir backend add web 10.0.0.9 --weight 2
+  weir backend add api [2001:db8::9]:8443 --name api9")]
+    Add {
+        /// Name of the service
+        service: String,
+        /// Address of the backend; in mode nat with a port, if it isn't the service's
+        #[arg(value_name = "ADDRESS[:PORT]", value_parser = address)]
+        address: (IpAddr, Option<u16>),
+        /// Name of the backend; by default its address, with its port where it has one
+        #[arg(long)]
+        name: Option<String>,
+        /// Share of new flows relative to the other backends, 0 to 1000
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        weight: u16,
+    },
+    /// Remove a backend; its connections break
+    #[command(after_help = "To take one out without breaking connections, drain it first.")]
+    Remove(BackendName),
+    /// Set the weight of a backend
+    #[command(after_help = "Example:\n  weir backend weight web 10.0.0.9 5")]
+    Weight {
+        /// Which backend.
+        #[command(flatten)]
+        backend: BackendName,
+        /// Share of new flows relative to the other backends, 0 to 1000; 0 takes none
+        #[arg(value_name = "N")]
+        weight: u16,
+    },
+    /// Let a backend take no new flows
+    Drain(BackendName),
+    /// Let a draining backend take new flows again
+    Undrain(BackendName),
+}
+
+/// A backend by its name.
+#[derive(Debug, Args)]
+pub struct BackendName {
+    /// Name of the service
+    pub service: String,
+    /// Name of the backend, as in `weir backend list`
+    pub backend: String,
+}
+
+fn instance(name: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(good) {
+        return Err("a name has letters, digits, \"-\", \"_\" and \".\", and does not start with \".\"".to_owned());
+    }
+    Ok(name.to_owned())
+}
+
+fn interval(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(seconds),
+        _ => Err("expected seconds, 0.1 to 86400".to_owned()),
+    }
+}
+
+/// A network; a plain address is the network of it alone.
+fn network(text: &str) -> Result<IpNet, String> {
+    let net = match text.parse::<IpAddr>() {
+        Ok(address) => IpNet::from(address),
+        Err(_) => text.parse().map_err(|_| "expected ADDRESS/PREFIX, such as 10.77.0.0/16")?,
+    };
+    if net.trunc() == net { Ok(net) } else { Err(format!("has host bits set; the network is {}", net.trunc())) }
+}
+
+fn service_port(text: &str) -> Result<raw::Port, String> {
+    match (text, text.parse::<u16>()) {
+        ("any", _) => Ok(raw::Port::Any),
+        (_, Ok(port)) if port != 0 => Ok(raw::Port::Number(port.into())),
+        _ => Err("expected 1 to 65535, or any".to_owned()),
+    }
+}
+
+/// `ADDRESS[:PORT]`, with brackets around an IPv6 address that a port follows.
+fn address(text: &str) -> Result<(IpAddr, Option<u16>), String> {
+    if let Ok(address) = text.parse() {
+        return Ok((address, None));
+    }
+    match text.parse::<SocketAddr>() {
+        Ok(both) if both.port() != 0 => Ok((both.ip(), Some(both.port()))),
+        _ => Err("expected ADDRESS or ADDRESS:PORT, such as 10.0.0.7, 10.0.0.7:8080 or [2001:db8::7]:8080".to_owned()),
+    }
+}
+
+/// `ADDRESS[:PORT][,weight=N][,name=X]`.
+fn backend(text: &str) -> Result<raw::Backend, String> {
+    let mut parts = text.split(',');
+    let (address, port) = address(parts.next().unwrap_or_default())?;
+    let mut backend = new_backend(address, port, None, 1);
+    for part in parts {
+        match part.split_once('=') {
+            Some(("weight", weight)) => {
+                backend.weight = weight.parse().map_err(|_| format!("weight: expected a number, found {weight:?}"))?;
+            }
+            Some(("name", name)) => backend.name = Some(name.to_owned()),
+            _ => return Err(format!("expected weight=N or name=X, found {part:?}")),
+        }
+    }
+    Ok(backend)
+}
+
+/// A backend as the API takes it.
+#[must_use]
+pub fn new_backend(address: IpAddr, port: Option<u16>, name: Option<String>, weight: u16) -> raw::Backend {
+    raw::Backend {
+        name,
+        address: address.to_string(),
+        port: port.map(Into::into),
+        weight: weight.into(),
+        draining: false,
+    }
+}

@@ -1,0 +1,52 @@
+//! What commands print for people: aligned columns without borders, numbers to the right.
+
+mod services;
+mod stats;
+mod status;
+mod table;
+
+use std::time::{Duration, SystemTime};
+
+pub use services::{backends, service, services};
+pub use stats::{View, stats};
+pub use status::status;
+
+use super::{Screen, format};
+use crate::api::types::{Change, Detached, unix_ms};
+
+/// What a change did, in two lines.
+pub fn change(change: &Change, _: Screen) -> String {
+    let Change { summary, slots_moved, slots, backends_taking, backends, .. } = change;
+    let moved = if *slots == 0 {
+        String::new()
+    } else {
+        format!(
+            "{} of {} slots moved ({}); new flows go to {backends_taking} of {}\n",
+            format::exact((*slots_moved).into()),
+            format::exact((*slots).into()),
+            format::percent(format::share((*slots_moved).into(), (*slots).into())),
+            format::several(*backends as usize, "backend"),
+        )
+    };
+    format!("{summary}\n{moved}")
+}
+
+/// Where the program was.
+pub fn detached(detached: &Detached, _: Screen) -> String {
+    if detached.interfaces.is_empty() {
+        "nothing was attached; the tables are removed\n".to_owned()
+    } else {
+        format!("detached from {}; the tables are removed\n", detached.interfaces.join(", "))
+    }
+}
+
+/// `2026-01-02T03:04:05Z`, from a Unix time in milliseconds.
+pub fn moment(unix_ms: u64) -> String {
+    let moment = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(unix_ms)).unwrap_or(SystemTime::UNIX_EPOCH);
+    humantime::format_rfc3339_seconds(moment).to_string()
+}
+
+/// How long ago a Unix time in milliseconds was.
+fn ago(at_unix_ms: u64, screen: Screen) -> String {
+    format::duration(Duration::from_millis(unix_ms((screen.now)()).saturating_sub(at_unix_ms)))
+}
