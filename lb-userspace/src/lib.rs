@@ -3,9 +3,13 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod controller;
+#[cfg(feature = "object")]
+pub mod daemon;
 pub mod dataplane;
 pub mod decap;
 pub mod doctor;
+pub mod health;
 pub mod metrics;
 pub mod nexthop;
 #[cfg(feature = "object")]

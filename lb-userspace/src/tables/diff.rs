@@ -59,3 +59,120 @@ fn changed_words(actual: &[SlotWord], desired: &[SlotWord]) -> Vec<(u32, SlotWor
         .map(|(offset, word)| (offset, *word))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use bytemuck::Zeroable;
+    use lb_common::abi::{self, NO_BACKEND, NextHop};
+    use proptest::{collection::btree_map, prelude::*};
+
+    use super::*;
+    use crate::tables::{Endpoint, fake::Kernel};
+
+    /// Slots between the ranges of two services: the ranges are as long, so they touch.
+    const RANGE: u32 = 7;
+
+    fn endpoint(n: u8) -> Endpoint {
+        Endpoint { address: [192, 0, 2, n / 3].into(), port: 80 + u16::from(n), protocol: abi::protocol::TCP }
+    }
+
+    fn backend(weight: u32, egress: u16) -> abi::Backend {
+        abi::Backend { weight, next_hop: NextHop::new([2, 0, 0, 0, 0, 1], egress), ..abi::Backend::zeroed() }
+    }
+
+    /// Valid tables of up to six services, whose ranges depend on the service alone.
+    fn tables() -> impl Strategy<Value = Tables> {
+        let backends = btree_map(1u32..20, (0u32..3, 1u16..4), 0..12);
+        let services = btree_map(0u8..6, (0u32..2, prop::collection::vec(any::<prop::sample::Index>(), 7)), 0..6);
+        (backends, services, btree_map(0u8..8, 0u32..2, 0..5)).prop_map(|(backends, services, extra)| {
+            let mut tables = Tables::default();
+            for (&id, &(weight, egress)) in &backends {
+                tables.backends.insert(id, backend(weight, egress));
+                tables
+                    .egresses
+                    .insert(egress, abi::Egress { ifindex: egress.into(), mtu: weight, ..Zeroable::zeroed() });
+            }
+            let ids: Vec<u32> = backends.keys().copied().chain([NO_BACKEND]).collect();
+            for (&n, (flags, choices)) in &services {
+                let first_slot = u32::from(n) * RANGE;
+                let service = abi::Service { id: n.into(), first_slot, slot_count: RANGE, flags: *flags };
+                tables.services.insert(endpoint(n), service);
+                let words = choices.iter().map(|choice| SlotWord::new(*choice.get(&ids), *choice.get(&ids), false));
+                tables.slots.insert(first_slot, words.collect());
+            }
+            for (&n, &value) in &extra {
+                let hop = NextHop(value.into());
+                tables.routes.insert(ipnet::Ipv4Net::new_assert([10, n, 0, 0].into(), 16).into(), hop);
+                tables.reverse.insert(endpoint(n), abi::Reverse { service: value, ..Zeroable::zeroed() });
+                let marker = abi::Service { flags: abi::service_flags::VIP_MARKER, ..Zeroable::zeroed() };
+                tables.services.insert(Endpoint::vip_marker([192, 0, 2, n].into()), marker);
+            }
+            tables
+        })
+    }
+
+    /// A packet that meets a service finds, wherever its slot sends it, a backend and the device it is behind.
+    fn assert_valid(tables: &Tables) {
+        for service in tables.services.iter().filter(|(key, _)| !key.is_vip_marker()).map(|(_, service)| service) {
+            let words = &tables.slots[&service.first_slot];
+            assert_eq!(words.len(), service.slot_count as usize);
+            for id in words.iter().flat_map(|word| [word.current(), word.base()]).filter(|id| *id != NO_BACKEND) {
+                let backend = tables.backends.get(&id).unwrap_or_else(|| panic!("backend {id} has no entry"));
+                assert!(tables.egresses.contains_key(&backend.next_hop.egress()), "backend {id} has no device");
+            }
+        }
+    }
+
+    /// A kernel that holds `tables`, and slots of services that are long gone where there are none.
+    fn kernel(tables: &Tables) -> Kernel {
+        let mut kernel = Kernel { tables: tables.clone(), ..Kernel::default() };
+        kernel.tables.slots.clear();
+        kernel.slots.extend((0..6 * RANGE).map(|slot| (slot, SlotWord::steady(99))));
+        for (first, words) in &tables.slots {
+            kernel.slots.extend((*first..).zip(words.iter().copied()));
+        }
+        kernel
+    }
+
+    /// `write` with every other of its words only, if it has several: they may be seen in any order.
+    fn half(write: &Write) -> Write {
+        match write {
+            Write::Slots { first, words } => {
+                Write::Slots { first: *first, words: words.iter().copied().step_by(2).collect() }
+            }
+            other => other.clone(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn all_writes_lead_to_what_is_desired_and_any_of_the_first_to_something_valid(
+            actual in tables(), desired in tables(),
+        ) {
+            let mut kernel = kernel(&actual);
+            let mut mirror = actual.clone();
+            for write in diff(&actual, &desired) {
+                kernel.write(&half(&write));
+                assert_valid(&kernel.read());
+                kernel.write(&write);
+                assert_valid(&kernel.read());
+                mirror.apply(&write);
+            }
+            prop_assert_eq!(&kernel.read(), &desired);
+            prop_assert_eq!(&mirror, &desired);
+        }
+
+        #[test]
+        fn nothing_is_written_where_nothing_differs(tables in tables()) {
+            prop_assert_eq!(diff(&tables, &tables), []);
+        }
+    }
+
+    #[test]
+    fn only_slots_that_differ_are_written() {
+        let range =
+            |ids: [u32; 3]| Tables { slots: [(5, ids.map(SlotWord::steady).to_vec())].into(), ..Tables::default() };
+        let writes = diff(&range([1, 2, 1]), &range([1, 3, 1]));
+        assert_eq!(writes, [Write::Slots { first: 5, words: vec![(1, SlotWord::steady(3))] }]);
+    }
+}

@@ -176,7 +176,9 @@ impl Tables {
             }
             Write::RemoveService(endpoint, service) => {
                 self.services.remove(endpoint);
-                self.slots.remove(&service.first_slot);
+                if !endpoint.is_vip_marker() {
+                    self.slots.remove(&service.first_slot);
+                }
             }
             Write::RemoveReverse(endpoint) => {
                 self.reverse.remove(endpoint);

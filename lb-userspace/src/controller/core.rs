@@ -1,0 +1,287 @@
+//! The controller's state, and what each input does to it. No input waits for anything but the data plane and the disk.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use anyhow::Context;
+use tracing::{error, info, warn};
+
+use super::{
+    desired::{BackendKey, Plan, Scope, plan},
+    edit::Edit,
+    entry,
+    mirror::Mirror,
+    saved::{Start, Store},
+    standing::Standings,
+    want::Want,
+};
+use crate::{
+    api::{
+        control::ControlError,
+        types::{Change, Detached, LastChange, unix_ms},
+    },
+    health::{Event, Health, Target},
+    nexthop::{NetworkView, Resolution},
+    spec::OnExit,
+    tables::{Capacity, Dataplane, Endpoint},
+};
+
+/// Everything the controller knows, and the data plane that it keeps right.
+pub struct Core {
+    pub(super) config: PathBuf,
+    pub(super) started: Instant,
+    pub(super) want: Want,
+    pub(super) view: Arc<NetworkView>,
+    pub(super) capacity: Capacity,
+    pub(super) mirror: Mirror,
+    pub(super) dataplane: Box<dyn Dataplane>,
+    pub(super) standings: Standings,
+    pub(super) last_change: Option<LastChange>,
+    store: Store,
+    /// A write or a plan failed: the kernel's tables may be otherwise than `mirror` says or `want` demands.
+    suspect: bool,
+    over: bool,
+}
+
+impl Core {
+    /// Reads the kernel's tables and makes them what `start` wants; what is right already stays as it is.
+    pub fn start(start: Start, dataplane: Box<dyn Dataplane>, view: Arc<NetworkView>) -> anyhow::Result<Self> {
+        let mirror = Mirror::new(dataplane.read().context("can't read the kernel's tables")?);
+        let mut core = Self {
+            capacity: Capacity::of(&start.spec.node.tables),
+            want: Want::new(start.spec, &mirror, &view, SystemTime::now()),
+            config: start.config,
+            started: Instant::now(),
+            view,
+            mirror,
+            dataplane,
+            standings: Standings::default(),
+            last_change: None,
+            store: start.store,
+            suspect: false,
+            over: false,
+        };
+        core.tell_kept_slots();
+        core.reconcile(Scope::Everything)?;
+        if start.outdated {
+            core.store.forget()?;
+        }
+        Ok(core)
+    }
+
+    /// Does what a command asks for; an error has changed nothing.
+    pub fn edit(&mut self, edit: &Edit) -> Result<Change, ControlError> {
+        self.recover().map_err(refused)?;
+        let spec = edit.apply(&self.want.spec)?;
+        let next = self.want.with(spec, &self.view, SystemTime::now());
+        let affected = next.differences(&self.want);
+        let plan = plan(&self.mirror, &next.inputs(&self.capacity), Scope::Services(&affected))
+            .map_err(|full| ControlError::Conflict(full.to_string()))?;
+        // Saved first: were it written first, a power failure in between would undo what was done.
+        self.store.save(&next.spec).map_err(refused)?;
+        if let Err(error) = self.write(&plan) {
+            self.undo(&error);
+            return Err(refused(error));
+        }
+        let previous = std::mem::replace(&mut self.want, next);
+        self.standings.update(&affected, &self.want, &self.mirror, &plan.moved);
+        let change = self.change(edit, &previous, &plan);
+        info!("{}; {} of {} slots moved", change.summary, change.slots_moved, change.slots);
+        self.last_change = Some(LastChange { at_unix_ms: unix_ms(SystemTime::now()), summary: change.summary.clone() });
+        Ok(change)
+    }
+
+    /// Takes in what health checks found.
+    pub fn health(&mut self, events: Vec<Event<BackendKey>>) {
+        let mut affected = BTreeSet::new();
+        for event in events {
+            if let Some(health) = self.want.health.get_mut(&event.backend) {
+                *health = event.health;
+                affected.insert(event.backend.service);
+            }
+        }
+        self.keep_right(&affected);
+    }
+
+    /// Takes in what became of the network.
+    pub fn network(&mut self, view: Arc<NetworkView>) {
+        let before = self.want.paths.clone();
+        let affected = self.want.follow(&view);
+        self.view = view;
+        if self.want.paths != before {
+            self.keep_right(&affected);
+        }
+    }
+
+    /// Makes up for what failed, if something did.
+    pub fn recover(&mut self) -> anyhow::Result<()> {
+        if self.suspect {
+            self.mirror = Mirror::new(self.dataplane.read().context("can't read the kernel's tables")?);
+            self.reconcile(Scope::Everything)?;
+            self.suspect = false;
+            info!("the kernel's tables are as they should be again");
+        }
+        Ok(())
+    }
+
+    /// On-link clients that replies wait for, as (neighbour, interface).
+    pub fn wanted_neighbours(&mut self) -> Vec<(IpAddr, u32)> {
+        let wanted = self.dataplane.wanted_neighbours().unwrap_or_else(|error| {
+            warn!("can't tell which clients' neighbours are wanted: {error:#}");
+            Vec::new()
+        });
+        let unresolved = wanted.into_iter().filter_map(|address| match self.view.resolve(address) {
+            Resolution::Unresolved { ask, ifindex } => Some((ask, ifindex)),
+            _ => None,
+        });
+        unresolved.collect()
+    }
+
+    /// What is to be checked.
+    #[must_use]
+    pub fn targets(&self) -> BTreeMap<BackendKey, Target> {
+        self.want.targets()
+    }
+
+    /// What is known of a backend's health.
+    #[must_use]
+    pub fn known_health(&self, backend: &BackendKey) -> Health {
+        self.want.health.get(backend).cloned().unwrap_or_else(|| Health::unknown(SystemTime::now()))
+    }
+
+    /// The neighbours, by interface, whose addresses must stay known.
+    #[must_use]
+    pub fn neighbours(&self) -> BTreeSet<(u32, IpAddr)> {
+        self.want.paths.neighbours()
+    }
+
+    /// Detaches for good; the controller ends.
+    pub fn detach(&mut self) -> Result<Detached, ControlError> {
+        let attached = self.dataplane.attachments().into_iter().filter(|attachment| attachment.xdp.is_some());
+        let interfaces: Vec<String> = attached.map(|attachment| attachment.interface).collect();
+        self.dataplane.detach().map_err(refused)?;
+        self.over = true;
+        info!("detached from {}; nothing is balanced any more", interfaces.join(", "));
+        Ok(Detached { interfaces })
+    }
+
+    /// Ends the controller and does what the configuration says of the data plane.
+    pub fn stop(&mut self) -> Result<(), ControlError> {
+        match self.want.spec.node.on_exit {
+            OnExit::Detach => self.detach().map(drop),
+            OnExit::Keep => {
+                self.over = true;
+                info!("stopping; the data plane stays and goes on forwarding");
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether the controller has ended.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Reconciles after an input that can't be refused: what fails now is tried again.
+    fn keep_right(&mut self, affected: &BTreeSet<Endpoint>) {
+        if self.suspect {
+            return;
+        }
+        if let Err(failure) = self.reconcile(Scope::Services(affected)) {
+            self.suspect = true;
+            error!("the kernel's tables could not be changed, trying again: {failure:#}");
+        }
+    }
+
+    fn reconcile(&mut self, scope: Scope<'_>) -> anyhow::Result<()> {
+        let plan = plan(&self.mirror, &self.want.inputs(&self.capacity), scope)?;
+        self.write(&plan)?;
+        let everything;
+        let affected = match scope {
+            Scope::Services(affected) => affected,
+            Scope::Everything => {
+                everything = self.want.services().into_keys().collect();
+                &everything
+            }
+        };
+        self.standings.update(affected, &self.want, &self.mirror, &plan.moved);
+        Ok(())
+    }
+
+    fn write(&mut self, plan: &Plan) -> anyhow::Result<()> {
+        if let Err(error) = self.dataplane.write(&plan.writes) {
+            self.suspect = true;
+            return Err(error);
+        }
+        plan.writes.iter().for_each(|write| self.mirror.apply(write));
+        Ok(())
+    }
+
+    /// After a write that failed half-way: back to what was.
+    fn undo(&mut self, failure: &anyhow::Error) {
+        warn!("the kernel refused a change, undoing it: {failure:#}");
+        if let Err(error) = self.store.save(&self.want.spec) {
+            error!("{error:#}: after a restart the refused change would be tried again");
+        }
+        if let Err(error) = self.recover() {
+            error!("the kernel's tables could not be put right, trying again: {error:#}");
+        }
+    }
+
+    fn change(&self, edit: &Edit, previous: &Want, plan: &Plan) -> Change {
+        let of_name = |want: &Want| {
+            let service = want.spec.services.iter().find(|service| service.name == edit.service());
+            service.map(entry::service_key)
+        };
+        let mut change = Change { summary: edit.summary(), ..Change::default() };
+        let Some(key) = of_name(&self.want).or_else(|| of_name(previous)) else { return change };
+        change.slots_moved = plan.moved.get(&key).copied().unwrap_or(0);
+        let Some(service) = self.mirror.tables().services.get(&key) else { return change };
+        change.slots = service.slot_count;
+        let entries = &self.mirror.tables().backends;
+        for backend in self.mirror.backends_of(service.id).filter_map(|id| entries.get(&id)) {
+            change.backends += 1;
+            change.backends_taking += u32::from(entry::takes_flows(backend));
+        }
+        change.warnings = self.warnings(&key, change.backends_taking);
+        change
+    }
+
+    fn warnings(&self, key: &Endpoint, taking: u32) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let services = self.want.services();
+        let Some(service) = services.get(key) else { return warnings };
+        if taking == 0 && !service.backends.is_empty() {
+            warnings.push(format!("service {:?} has no backend that takes new flows", service.name));
+        }
+        for backend in &service.backends {
+            if let Some(standing) = self.standings.get(key, backend).filter(|standing| standing.is_unready()) {
+                warnings.push(format!("backend {:?} takes no flows: {}", backend.name, standing.reason));
+            }
+        }
+        warnings
+    }
+
+    /// Services that are being served keep their slots whatever the configuration says.
+    fn tell_kept_slots(&self) {
+        for (key, service) in self.want.services() {
+            if let Some(old) = self.mirror.tables().services.get(&key).filter(|old| old.slot_count != service.slots) {
+                warn!(
+                    "service {} keeps its {} slots, because other numbers would move its flows; {} as configured takes \
+                     effect when the service is removed and added again",
+                    service.name, old.slot_count, service.slots
+                );
+            }
+        }
+    }
+}
+
+fn refused(error: impl Into<anyhow::Error>) -> ControlError {
+    ControlError::Dataplane(format!("{:#}", error.into()))
+}

@@ -1,0 +1,127 @@
+//! Entries of the kernel's tables, made from the configuration and understood again.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use lb_common::abi::{self, NextHop, backend_state, family, mode, protocol, service_flags};
+
+use crate::{
+    spec::{self, HashInput, Mode, Protocol, ServicePort},
+    tables::Endpoint,
+};
+
+/// The key of a service.
+#[must_use]
+pub fn service_key(service: &spec::Service) -> Endpoint {
+    let protocol = match service.protocol {
+        Protocol::Tcp => protocol::TCP,
+        Protocol::Udp => protocol::UDP,
+    };
+    Endpoint { address: service.vip, port: service_port(service), protocol }
+}
+
+/// The entry of a service.
+#[must_use]
+pub const fn service(service: &spec::Service, id: u32, first_slot: u32, slot_count: u32) -> abi::Service {
+    let flags = match service.hash {
+        HashInput::Flow => 0,
+        HashInput::Source => service_flags::HASH_SOURCE,
+    };
+    abi::Service { id, first_slot, slot_count, flags }
+}
+
+/// The entry that marks an address as a VIP.
+pub const VIP_MARKER: abi::Service =
+    abi::Service { id: 0, first_slot: 0, slot_count: 0, flags: service_flags::VIP_MARKER };
+
+/// The entry of a backend. `up` is whether the last word of its health checks was "up".
+#[must_use]
+pub fn backend(
+    service: &spec::Service,
+    id_of_service: u32,
+    backend: &spec::Backend,
+    up: bool,
+    next_hop: NextHop,
+) -> abi::Backend {
+    let (family, address) = match backend.address {
+        IpAddr::V4(address) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&address.octets());
+            (family::V4, bytes)
+        }
+        IpAddr::V6(address) => (family::V6, address.octets()),
+    };
+    let mode = match service.mode {
+        Mode::L2 => mode::L2,
+        Mode::Ipip => mode::IPIP,
+        Mode::Nat => mode::NAT,
+    };
+    let down = if up { 0 } else { backend_state::DOWN };
+    let draining = if backend.draining { backend_state::DRAINING } else { 0 };
+    abi::Backend {
+        address,
+        next_hop,
+        service: id_of_service,
+        weight: backend.weight.into(),
+        port: own_port(backend).to_be_bytes(),
+        mode,
+        family,
+        state: down | draining,
+        pad: [0; 27],
+    }
+}
+
+/// Whether a backend with this entry takes new flows.
+#[must_use]
+pub const fn takes_flows(backend: &abi::Backend) -> bool {
+    backend.weight > 0 && backend.state == 0 && backend.next_hop.is_resolved()
+}
+
+/// What makes a backend the same one: service id, address and the port it has of its own, 0 for none.
+#[must_use]
+pub fn identity(backend: &abi::Backend) -> (u32, IpAddr, u16) {
+    (backend.service, address(backend), u16::from_be_bytes(backend.port))
+}
+
+/// The address of a backend.
+#[must_use]
+pub fn address(backend: &abi::Backend) -> IpAddr {
+    let [a, b, c, d, ..] = backend.address;
+    if backend.family == family::V4 { Ipv4Addr::new(a, b, c, d).into() } else { Ipv6Addr::from(backend.address).into() }
+}
+
+/// The key of the way back from a backend of the service `service`.
+#[must_use]
+pub fn reverse_key(service: &Endpoint, backend: &abi::Backend) -> Endpoint {
+    let port = match u16::from_be_bytes(backend.port) {
+        0 => service.port,
+        own => own,
+    };
+    Endpoint { address: address(backend), port, protocol: service.protocol }
+}
+
+/// The way back from a backend: where a client believes its replies come from.
+#[must_use]
+pub fn reverse(service: &Endpoint, id_of_service: u32, id: u32) -> abi::Reverse {
+    let mut address = [0; 16];
+    match service.address {
+        IpAddr::V4(v4) => address[..4].copy_from_slice(&v4.octets()),
+        IpAddr::V6(v6) => address = v6.octets(),
+    }
+    let port = service.port.to_be_bytes();
+    abi::Reverse { address, service: id_of_service, backend: id, port, pad: [0; 2] }
+}
+
+/// The port that a backend has of its own, 0 for none.
+#[must_use]
+pub fn own_port(backend: &spec::Backend) -> u16 {
+    backend.port.map_or(0, std::num::NonZeroU16::get)
+}
+
+/// The port of a service, 0 for every port.
+#[must_use]
+pub const fn service_port(service: &spec::Service) -> u16 {
+    match service.port {
+        ServicePort::Any => 0,
+        ServicePort::One(port) => port.get(),
+    }
+}

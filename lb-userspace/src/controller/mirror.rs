@@ -1,0 +1,155 @@
+//! The kernel's tables as last read and written, with an index of who has which id.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use lb_common::abi;
+
+use super::entry;
+use crate::tables::{Endpoint, Tables, Write};
+
+/// What the kernel's tables hold, kept current with every write, so that a change of one service costs that service
+/// and not a read of everything.
+#[derive(Debug, Default)]
+pub struct Mirror {
+    tables: Tables,
+    /// (service id, address, port) → backend id: a restarted daemon finds its ids again by these.
+    backend_ids: BTreeMap<(u32, IpAddr, u16), u32>,
+    service_ids: BTreeSet<u32>,
+    /// First slot → number of slots, of every range that a service has.
+    ranges: BTreeMap<u32, u32>,
+    /// Ids that some slot names though they have no entry. Weir leaves no such slot behind; a stranger might.
+    named: BTreeSet<u32>,
+    /// The backend id given most recently.
+    last_backend: u32,
+}
+
+impl Mirror {
+    /// Of tables read from the kernel.
+    #[must_use]
+    pub fn new(tables: Tables) -> Self {
+        let mut mirror = Self::default();
+        for (key, service) in &tables.services {
+            mirror.index_service(key, service);
+        }
+        for (id, backend) in &tables.backends {
+            mirror.index_backend(*id, backend);
+        }
+        for word in tables.slots.values().flatten() {
+            let ids = [word.current(), word.base()].into_iter();
+            mirror.named.extend(ids.filter(|id| *id != abi::NO_BACKEND && !tables.backends.contains_key(id)));
+        }
+        mirror.tables = tables;
+        mirror
+    }
+
+    /// The tables.
+    #[must_use]
+    pub const fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// Takes in a write that the kernel's tables have taken.
+    pub fn apply(&mut self, write: &Write) {
+        match write {
+            Write::Service(key, service) => self.index_service(key, service),
+            Write::RemoveService(key, service) if !key.is_vip_marker() => {
+                self.service_ids.remove(&service.id);
+                self.ranges.remove(&service.first_slot);
+            }
+            Write::Backend(id, backend) => self.index_backend(*id, backend),
+            Write::ClearBackend(id) => {
+                if let Some(old) = self.tables.backends.get(id) {
+                    self.backend_ids.remove(&entry::identity(old));
+                }
+            }
+            _ => {}
+        }
+        self.tables.apply(write);
+    }
+
+    /// The id of a service's backend, if it has one.
+    #[must_use]
+    pub fn backend_id(&self, service: u32, address: IpAddr, port: u16) -> Option<u32> {
+        self.backend_ids.get(&(service, address, port)).copied()
+    }
+
+    /// The ids of all entries that belong to a service.
+    pub fn backends_of(&self, service: u32) -> impl Iterator<Item = u32> {
+        let lowest = IpAddr::from([0; 4]);
+        let own = self.backend_ids.range((service, lowest, 0)..);
+        own.take_while(move |((of, ..), _)| *of == service).map(|(_, id)| *id)
+    }
+
+    /// Whether a service, or an entry left of one that is gone, has this id.
+    #[must_use]
+    pub fn uses_service_id(&self, id: u32) -> bool {
+        self.service_ids.contains(&id) || self.backends_of(id).next().is_some()
+    }
+
+    /// Whether an entry or a slot has this id.
+    #[must_use]
+    pub fn uses_backend_id(&self, id: u32) -> bool {
+        self.tables.backends.contains_key(&id) || self.named.contains(&id)
+    }
+
+    /// The backend id given most recently, 0 if none was.
+    #[must_use]
+    pub const fn last_backend(&self) -> u32 {
+        self.last_backend
+    }
+
+    /// First slot → number of slots, of every range that a service has.
+    #[must_use]
+    pub const fn ranges(&self) -> &BTreeMap<u32, u32> {
+        &self.ranges
+    }
+
+    /// The part of the tables that is about these services: they, their ranges, backends and ways back; and what all
+    /// services share: VIP markers, devices and ways to clients.
+    #[must_use]
+    pub fn part(&self, services: &BTreeSet<Endpoint>) -> Tables {
+        let mut part = Tables {
+            egresses: self.tables.egresses.clone(),
+            routes: self.tables.routes.clone(),
+            services: self
+                .tables
+                .services
+                .iter()
+                .filter(|(key, _)| key.is_vip_marker())
+                .map(|(k, v)| (*k, *v))
+                .collect(),
+            ..Tables::default()
+        };
+        for key in services {
+            let Some(service) = self.tables.services.get(key) else { continue };
+            part.services.insert(*key, *service);
+            if let Some(range) = self.tables.slots.get(&service.first_slot) {
+                part.slots.insert(service.first_slot, range.clone());
+            }
+            for id in self.backends_of(service.id) {
+                let Some(backend) = self.tables.backends.get(&id) else { continue };
+                part.backends.insert(id, *backend);
+                let key = entry::reverse_key(key, backend);
+                let way_back = self.tables.reverse.get(&key).filter(|reverse| reverse.service == service.id);
+                part.reverse.extend(way_back.map(|reverse| (key, *reverse)));
+            }
+        }
+        part
+    }
+
+    fn index_service(&mut self, key: &Endpoint, service: &abi::Service) {
+        if !key.is_vip_marker() {
+            self.service_ids.insert(service.id);
+            self.ranges.insert(service.first_slot, service.slot_count);
+        }
+    }
+
+    fn index_backend(&mut self, id: u32, backend: &abi::Backend) {
+        self.last_backend = if self.tables.backends.contains_key(&id) { self.last_backend } else { id };
+        self.named.remove(&id);
+        self.backend_ids.insert(entry::identity(backend), id);
+    }
+}

@@ -1,0 +1,183 @@
+//! The ways that frames can take, as far as the kernel's tables care.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+use lb_common::abi::{self, NextHop};
+use rtnetlink::packet_route::neighbour::NeighbourState;
+
+use super::full::Full;
+use crate::nexthop::{ClientRoute, NetworkView, Resolution, view::Mac};
+
+/// Everything that the tables take from the network: ways to backends, ways to clients, devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Paths {
+    /// Backend address → way to it.
+    pub backends: BTreeMap<IpAddr, Reach>,
+    /// Client prefix → way to it; empty where nothing needs them.
+    pub clients: BTreeMap<IpNet, Reach>,
+    /// Interface index → what an egress entry says of it.
+    pub devices: BTreeMap<u32, abi::Egress>,
+}
+
+/// How a frame gets to an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// To this link-layer address.
+    Known {
+        /// Link-layer destination.
+        mac: Mac,
+        /// Outgoing interface.
+        ifindex: u32,
+        /// The router that `mac` belongs to, if it is one's.
+        gateway: Option<IpAddr>,
+    },
+    /// To a neighbour that the kernel does not know, or no longer.
+    Unknown {
+        /// The neighbour.
+        ask: IpAddr,
+        /// Outgoing interface.
+        ifindex: u32,
+        /// It was asked and gave no answer. Otherwise the kernel is only about to ask, perhaps again, and what was
+        /// known of a neighbour behind the same device still holds.
+        failed: bool,
+        /// In words.
+        why: String,
+    },
+    /// Not at all, and why.
+    Lost(String),
+}
+
+impl Paths {
+    /// The ways to `backends` and, with `clients`, to everybody else.
+    pub fn new(view: &NetworkView, backends: impl IntoIterator<Item = IpAddr>, clients: bool) -> Self {
+        let mut paths = Self::default();
+        for address in backends {
+            paths.backends.entry(address).or_insert_with(|| Reach::of(view, view.resolve(address)));
+        }
+        if clients {
+            let routes = view.client_routes().into_iter();
+            paths.clients = routes.map(|(net, route)| (net, Reach::of_clients(view, route))).collect();
+        }
+        let devices = view.links().filter_map(|link| {
+            let egress = abi::Egress { ifindex: link.index, mtu: link.mtu, mac: link.mac?, pad: [0; 2] };
+            Some((link.index, egress))
+        });
+        paths.devices = devices.collect();
+        paths
+    }
+
+    /// The neighbours whose addresses must stay known: those of backends, and the routers of clients.
+    #[must_use]
+    pub fn neighbours(&self) -> BTreeSet<(u32, IpAddr)> {
+        let backends = self.backends.iter().filter_map(|(address, reach)| reach.neighbour(*address));
+        let routers = self.clients.iter().filter_map(|(net, reach)| match reach {
+            Reach::Known { gateway: None, .. } => None,
+            reach => reach.neighbour(net.addr()),
+        });
+        backends.chain(routers).collect()
+    }
+}
+
+impl Reach {
+    fn of(view: &NetworkView, resolution: Resolution) -> Self {
+        let name =
+            |ifindex| view.link(ifindex).map_or_else(|| format!("interface {ifindex}"), |link| link.name.clone());
+        match resolution {
+            Resolution::Resolved { mac, ifindex, gateway } => Self::Known { mac, ifindex, gateway },
+            Resolution::Unresolved { ask, ifindex } => {
+                let state = view.neighbour(ifindex, ask).map(|neighbour| neighbour.state);
+                let failed = state == Some(NeighbourState::Failed);
+                let what = if failed { "no answer from" } else { "waiting for" };
+                Self::Unknown { ask, ifindex, failed, why: format!("{what} neighbour {ask} on {}", name(ifindex)) }
+            }
+            Resolution::NotEthernet { ifindex } => {
+                Self::Lost(format!("its route leaves through {}, which is not Ethernet", name(ifindex)))
+            }
+            Resolution::LinkDown { ifindex } => Self::Lost(format!("{} is down", name(ifindex))),
+            Resolution::NoRoute => Self::Lost("no route to host".to_owned()),
+            Resolution::Local => Self::Lost("it is an address of this host".to_owned()),
+        }
+    }
+
+    fn of_clients(view: &NetworkView, route: ClientRoute) -> Self {
+        match route {
+            ClientRoute::Towards(resolution) => Self::of(view, resolution),
+            ClientRoute::OnLink { .. } => Self::Lost("its hosts have routes of their own".to_owned()),
+        }
+    }
+
+    /// The neighbour, by interface and address, that frames to `address` are handed to.
+    #[must_use]
+    pub fn neighbour(&self, address: IpAddr) -> Option<(u32, IpAddr)> {
+        match self {
+            Self::Known { ifindex, gateway, .. } => Some((*ifindex, gateway.unwrap_or(address))),
+            Self::Unknown { ask, ifindex, .. } => Some((*ifindex, *ask)),
+            Self::Lost(_) => None,
+        }
+    }
+
+    /// Why there is no way, if there is none.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<&str> {
+        match self {
+            Self::Known { .. } => None,
+            Self::Unknown { why, .. } | Self::Lost(why) => Some(why),
+        }
+    }
+}
+
+/// The egress table while next hops are being made: finds or adds the entry of a device.
+#[derive(Debug)]
+pub struct Egresses<'a> {
+    devices: &'a BTreeMap<u32, abi::Egress>,
+    entries: BTreeMap<u16, abi::Egress>,
+    limit: u16,
+}
+
+impl<'a> Egresses<'a> {
+    /// Those of `actual` whose devices are still there, as they are now. `limit` is the size of the table.
+    #[must_use]
+    pub fn new(actual: &BTreeMap<u16, abi::Egress>, devices: &'a BTreeMap<u32, abi::Egress>, limit: u16) -> Self {
+        let kept = actual.iter().filter_map(|(index, egress)| Some((*index, *devices.get(&egress.ifindex)?)));
+        Self { devices, entries: kept.collect(), limit }
+    }
+
+    /// The next hop of `reach`, given the one in the tables so far.
+    ///
+    /// # Errors
+    /// [`Full::Egresses`].
+    pub fn next_hop(&mut self, reach: &Reach, old: NextHop) -> Result<NextHop, Full> {
+        match *reach {
+            Reach::Known { mac, ifindex, .. } => {
+                Ok(self.index(ifindex)?.map_or(NextHop::UNRESOLVED, |index| NextHop::new(mac, index)))
+            }
+            Reach::Unknown { ifindex, failed: false, .. } => {
+                let same_device = self.entries.get(&old.egress()).is_some_and(|egress| egress.ifindex == ifindex);
+                Ok(if same_device { old } else { NextHop::UNRESOLVED })
+            }
+            Reach::Unknown { .. } | Reach::Lost(_) => Ok(NextHop::UNRESOLVED),
+        }
+    }
+
+    /// The table.
+    #[must_use]
+    pub fn entries(self) -> BTreeMap<u16, abi::Egress> {
+        self.entries
+    }
+
+    /// The index of a device, `None` for one that is not (or no longer) there.
+    fn index(&mut self, ifindex: u32) -> Result<Option<u16>, Full> {
+        if let Some((index, _)) = self.entries.iter().find(|(_, egress)| egress.ifindex == ifindex) {
+            return Ok(Some(*index));
+        }
+        let Some(egress) = self.devices.get(&ifindex) else { return Ok(None) };
+        let free = (1..self.limit).find(|index| !self.entries.contains_key(index));
+        let index = free.ok_or(Full::Egresses { capacity: self.limit - 1 })?;
+        self.entries.insert(index, *egress);
+        Ok(Some(index))
+    }
+}

@@ -1,0 +1,216 @@
+//! What the controller tells about itself.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use lb_common::{
+    abi::{self, ABI_VERSION, NO_BACKEND},
+    reason::Reason,
+};
+
+use super::{core::Core, entry, paths::Reach, want::backend_key};
+use crate::{
+    api::{
+        control::ControlError,
+        types::{
+            Backend, BackendCounts, BackendState, BackendStats, Interface, NextHop, ReasonCount, Service, ServiceStats,
+            Stats, Status, TableUse, Traffic, unix_ms,
+        },
+    },
+    spec,
+    tables::{Counters, Endpoint},
+};
+
+impl Core {
+    /// What the daemon is doing.
+    pub fn status(&self) -> Status {
+        let interfaces = self.dataplane.attachments().into_iter().map(|attachment| Interface {
+            name: attachment.interface,
+            index: attachment.index,
+            xdp: attachment.xdp,
+            why: attachment.why,
+        });
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            instance: self.want.spec.node.instance.clone(),
+            config: self.config.clone(),
+            abi_version: ABI_VERSION,
+            interfaces: interfaces.collect(),
+            services: count(self.want.spec.services.len()),
+            backends: BackendCounts::of(self.all_backends().map(|(key, backend)| self.state(&key, backend))),
+            tables: self.table_use(),
+            last_change: self.last_change.clone(),
+        }
+    }
+
+    /// Every service, in the order of the configuration.
+    pub fn services(&self) -> Result<Vec<Service>, ControlError> {
+        let counters = self.counters(self.want.spec.services.iter())?;
+        Ok(self.want.spec.services.iter().map(|service| self.describe(service, &counters)).collect())
+    }
+
+    /// The service called `name`.
+    pub fn service(&self, name: &str) -> Result<Service, ControlError> {
+        let service = self.want.spec.services.iter().find(|service| service.name == name);
+        let service = service.ok_or_else(|| ControlError::no_service(name))?;
+        Ok(self.describe(service, &self.counters([service])?))
+    }
+
+    /// Every counter.
+    pub fn stats(&self) -> Result<Stats, ControlError> {
+        let counters = self.counters(self.want.spec.services.iter())?;
+        let at_unix_ms = unix_ms(SystemTime::now());
+        let services = self.want.spec.services.iter().map(|service| {
+            let key = entry::service_key(service);
+            let backends = service.backends.iter().map(|backend| BackendStats {
+                name: backend.name.clone(),
+                state: self.state(&key, backend),
+                traffic: self.backend_traffic(&key, backend, &counters),
+            });
+            ServiceStats {
+                name: service.name.clone(),
+                traffic: self.service_traffic(&key, &counters),
+                backends: backends.collect(),
+            }
+        });
+        let reasons = Reason::ALL.iter().map(|reason| ReasonCount {
+            name: reason.name().to_owned(),
+            meaning: reason.meaning().to_owned(),
+            packets: counters.reasons.get(*reason as usize).copied().unwrap_or(0),
+        });
+        Ok(Stats { at_unix_ms, services: services.collect(), reasons: reasons.collect() })
+    }
+
+    fn describe(&self, service: &spec::Service, counters: &Counters) -> Service {
+        let key = entry::service_key(service);
+        let entry = self.mirror.tables().services.get(&key);
+        let mut slots_of: BTreeMap<u32, u32> = BTreeMap::new();
+        for word in entry.and_then(|entry| self.mirror.tables().slots.get(&entry.first_slot)).into_iter().flatten() {
+            *slots_of.entry(word.current()).or_default() += 1;
+        }
+        let slots = entry.map_or(service.slots, |entry| entry.slot_count);
+        let backends = service.backends.iter().map(|backend| {
+            let id = self.id(&key, backend).unwrap_or(NO_BACKEND);
+            let own = slots_of.get(&id).copied().unwrap_or(0);
+            self.describe_backend(&key, backend, id, (own, slots), counters)
+        });
+        Service {
+            name: service.name.clone(),
+            vip: service.vip,
+            port: entry::service_port(service),
+            protocol: service.protocol,
+            mode: service.mode,
+            hash: service.hash,
+            slots,
+            checked: service.health.is_some(),
+            traffic: self.service_traffic(&key, counters),
+            backends: backends.collect(),
+        }
+    }
+
+    fn describe_backend(
+        &self,
+        key: &Endpoint,
+        backend: &spec::Backend,
+        id: u32,
+        (own, all): (u32, u32),
+        counters: &Counters,
+    ) -> Backend {
+        let standing = self.standings.get(key, backend);
+        let health = self.want.health.get(&backend_key(*key, backend));
+        let since = standing.map(|standing| standing.since).or(health.map(|health| health.since));
+        Backend {
+            name: backend.name.clone(),
+            id,
+            address: backend.address,
+            port: backend.port.map(Into::into),
+            weight: backend.weight,
+            state: self.state(key, backend),
+            reason: standing.map(|standing| standing.reason.clone()).unwrap_or_default(),
+            since_unix_ms: unix_ms(since.unwrap_or(SystemTime::UNIX_EPOCH)),
+            next_hop: self.next_hop(id, backend),
+            slots: own,
+            share_percent: f64::from(own) * 100.0 / f64::from(all.max(1)),
+            traffic: self.backend_traffic(key, backend, counters),
+        }
+    }
+
+    fn next_hop(&self, id: u32, backend: &spec::Backend) -> NextHop {
+        let reach = self.want.paths.backends.get(&backend.address);
+        let entry = self.mirror.tables().backends.get(&id).filter(|entry| entry.next_hop.is_resolved());
+        let Some(entry) = entry else {
+            let why = reach.and_then(Reach::obstacle).unwrap_or("no next hop");
+            return NextHop::Unresolved { why: why.to_owned() };
+        };
+        let [a, b, c, d, e, f] = entry.next_hop.mac();
+        let egress = self.mirror.tables().egresses.get(&entry.next_hop.egress());
+        let link = egress.and_then(|egress| self.view.link(egress.ifindex));
+        let gateway = reach.and_then(|reach| reach.neighbour(backend.address)).map(|(_, neighbour)| neighbour);
+        NextHop::Resolved {
+            mac: format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"),
+            interface: link.map_or_else(|| "?".to_owned(), |link| link.name.clone()),
+            gateway: gateway.filter(|gateway| *gateway != backend.address),
+        }
+    }
+
+    /// Counters of `services` and their backends.
+    fn counters<'a>(&self, services: impl IntoIterator<Item = &'a spec::Service>) -> Result<Counters, ControlError> {
+        let (mut service_ids, mut backend_ids) = (Vec::new(), Vec::new());
+        for service in services {
+            let key = entry::service_key(service);
+            service_ids.extend(self.mirror.tables().services.get(&key).map(|entry| entry.id));
+            backend_ids.extend(service.backends.iter().filter_map(|backend| self.id(&key, backend)));
+        }
+        let counters = self.dataplane.counters(&service_ids, &backend_ids);
+        counters.map_err(|error| ControlError::Dataplane(format!("can't read the counters: {error:#}")))
+    }
+
+    fn service_traffic(&self, key: &Endpoint, counters: &Counters) -> Traffic {
+        let id = self.mirror.tables().services.get(key).map(|entry| entry.id);
+        id.and_then(|id| counters.services.get(&id)).copied().unwrap_or_default().into()
+    }
+
+    fn backend_traffic(&self, key: &Endpoint, backend: &spec::Backend, counters: &Counters) -> Traffic {
+        let id = self.id(key, backend);
+        id.and_then(|id| counters.backends.get(&id)).copied().unwrap_or_default().into()
+    }
+
+    fn id(&self, key: &Endpoint, backend: &spec::Backend) -> Option<u32> {
+        let service = self.mirror.tables().services.get(key)?;
+        self.mirror.backend_id(service.id, backend.address, entry::own_port(backend))
+    }
+
+    fn state(&self, key: &Endpoint, backend: &spec::Backend) -> BackendState {
+        self.standings.get(key, backend).map_or(BackendState::Unknown, |standing| standing.state)
+    }
+
+    fn all_backends(&self) -> impl Iterator<Item = (Endpoint, &spec::Backend)> {
+        let services = self.want.spec.services.iter();
+        services.flat_map(|service| service.backends.iter().map(|backend| (entry::service_key(service), backend)))
+    }
+
+    fn table_use(&self) -> Vec<TableUse> {
+        let (tables, capacity) = (self.mirror.tables(), &self.capacity);
+        let services = |v4: bool| tables.services.keys().filter(move |key| key.address.is_ipv4() == v4).count();
+        let routes = |v4: bool| tables.routes.keys().filter(move |net| net.addr().is_ipv4() == v4).count();
+        let ways_back = |v4: bool| tables.reverse.keys().filter(move |key| key.address.is_ipv4() == v4).count();
+        let slots: u64 = self.mirror.ranges().values().map(|count| u64::from(*count)).sum();
+        let uses = [
+            ("services-v4", services(true) as u64, capacity.services),
+            ("services-v6", services(false) as u64, capacity.services),
+            ("slots", slots, capacity.slots),
+            ("backends", tables.backends.len() as u64, capacity.backend_ids.saturating_sub(1)),
+            ("reverse-v4", ways_back(true) as u64, capacity.reverse),
+            ("reverse-v6", ways_back(false) as u64, capacity.reverse),
+            ("routes-v4", routes(true) as u64, capacity.routes),
+            ("routes-v6", routes(false) as u64, capacity.routes),
+            ("egresses", tables.egresses.len() as u64, u32::from(capacity.egresses.saturating_sub(1))),
+        ];
+        uses.map(|(name, used, capacity)| TableUse { name: name.to_owned(), used, capacity: capacity.into() }).into()
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,210 @@
+//! Runtime changes that outlive the daemon: the state file, and what a daemon starts from.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    fs::{self, File},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, anyhow};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tracing::{info, warn};
+
+use crate::{
+    config::{self, raw},
+    spec::{Backend, Service, Spec},
+};
+
+/// What a daemon starts from: the configuration file, with the runtime changes that were made on top of it.
+#[derive(Debug)]
+pub struct Start {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// The configuration.
+    pub spec: Spec,
+    /// Where runtime changes are kept.
+    pub store: Store,
+    /// The state file was made for another version of the configuration file and is to go.
+    pub outdated: bool,
+}
+
+/// The state file: all services as runtime changes have left them, and which configuration file that began with.
+#[derive(Clone, Debug)]
+pub struct Store {
+    path: PathBuf,
+    digest: String,
+}
+
+/// What the state file holds.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Saved {
+    /// SHA-256 of the configuration file, hexadecimal.
+    config_sha256: String,
+    /// Every service.
+    #[serde(default, rename = "service")]
+    services: Vec<raw::Service>,
+}
+
+const HEADER: &str = "\
+# Services of Weir as runtime changes (`weir backend drain` and the like) have left them, kept by the daemon.
+# It goes on from here as long as the configuration file is the one that it started with; a changed file wins.
+";
+
+impl Start {
+    /// Reads the configuration file at `config` and the state file that belongs to it.
+    ///
+    /// # Errors
+    /// Either can't be read or has something wrong in it; for the state file the error says what to do about it.
+    pub fn load(config: &Path) -> anyhow::Result<Self> {
+        let bytes = fs::read(config).with_context(|| format!("{}: can't read it", config.display()))?;
+        let spec = config::load(config)?;
+        let path = spec.node.state_dir.join("state.toml");
+        let store = Store { path, digest: hex(&Sha256::digest(&bytes)) };
+        let (spec, outdated) = match store.load()? {
+            None => (spec, false),
+            Some(saved) => {
+                let current = saved.config_sha256 == store.digest;
+                let raw = raw::Config { node: raw::Node::from(&spec.node), services: saved.services };
+                match (config::validate(&raw), current) {
+                    (Ok(saved), true) => (store.resume(&spec, saved), false),
+                    (Err(problems), true) => {
+                        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                        return Err(store.unusable(&problems.join("; ")));
+                    }
+                    (saved, false) => (store.give_way(config, spec, saved.ok().as_ref()), true),
+                }
+            }
+        };
+        Ok(Self { config: config.to_owned(), spec, store, outdated })
+    }
+}
+
+impl Store {
+    /// Keeps the services of `spec`, on disk by the time it returns.
+    ///
+    /// The file is replaced as a whole: it is the old one or the new one, whenever the power fails.
+    pub fn save(&self, spec: &Spec) -> anyhow::Result<()> {
+        let services = spec.services.iter().map(Into::into).collect();
+        let saved = Saved { config_sha256: self.digest.clone(), services };
+        let text = format!("{HEADER}{}", toml::to_string(&saved).context("can't write services as TOML")?);
+        self.replace(text.as_bytes()).with_context(|| format!("can't save the change in {}", self.path.display()))
+    }
+
+    /// Forgets what was saved.
+    pub fn forget(&self) -> anyhow::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("can't remove {}", self.path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn load(&self) -> anyhow::Result<Option<Saved>> {
+        let text = match fs::read_to_string(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(self.unusable(&error.to_string())),
+        };
+        toml::from_str(&text).map(Some).map_err(|error| self.unusable(error.to_string().trim_end()))
+    }
+
+    fn unusable(&self, why: &str) -> anyhow::Error {
+        anyhow!(
+            "the state file {} can't be used: {why}\nIt holds changes that were made while the daemon ran. Mend it, or \
+             move it away to start from the configuration file alone.",
+            self.path.display()
+        )
+    }
+
+    fn resume(&self, file: &Spec, saved: Spec) -> Spec {
+        let differences = differences(&file.services, &saved.services);
+        if !differences.is_empty() {
+            info!("going on with the runtime changes saved in {}: {}", self.path.display(), differences.join("; "));
+        }
+        saved
+    }
+
+    fn give_way(&self, config: &Path, file: Spec, saved: Option<&Spec>) -> Spec {
+        let differences = saved.map(|saved| differences(&file.services, &saved.services));
+        let what = match differences.as_deref() {
+            None => "its services break today's rules".to_owned(),
+            Some([]) => "there is none that the file lacks".to_owned(),
+            Some(some) => some.join("; "),
+        };
+        warn!(
+            "{} has changed since runtime changes were saved in {}, so these are dropped: {what}",
+            config.display(),
+            self.path.display()
+        );
+        file
+    }
+
+    fn replace(&self, bytes: &[u8]) -> io::Result<()> {
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(directory)?;
+        let next = self.path.with_extension("toml.new");
+        let mut file = File::create(&next)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&next, &self.path)?;
+        File::open(directory)?.sync_all()
+    }
+}
+
+/// What `saved` has otherwise than `file`, an item for each service or backend.
+pub(super) fn differences(file: &[Service], saved: &[Service]) -> Vec<String> {
+    let (file, saved) = (by_name(file, |s| &s.name), by_name(saved, |s| &s.name));
+    let mut differences = Vec::new();
+    for name in file.keys().chain(saved.keys()).collect::<BTreeSet<_>>() {
+        match (file.get(name), saved.get(name)) {
+            (Some(file), Some(saved)) => {
+                let bare = |service: &Service| Service { backends: Vec::new(), ..service.clone() };
+                if bare(file) != bare(saved) {
+                    differences.push(format!("service {name:?} changed"));
+                }
+                backend_differences(name, &file.backends, &saved.backends, &mut differences);
+            }
+            (None, _) => differences.push(format!("service {name:?} added")),
+            (_, None) => differences.push(format!("service {name:?} removed")),
+        }
+    }
+    differences
+}
+
+fn backend_differences(service: &str, file: &[Backend], saved: &[Backend], differences: &mut Vec<String>) {
+    let (file, saved) = (by_name(file, |b| &b.name), by_name(saved, |b| &b.name));
+    for name in file.keys().chain(saved.keys()).collect::<BTreeSet<_>>() {
+        let what = match (file.get(name), saved.get(name)) {
+            (Some(file), Some(saved)) if file == saved => continue,
+            (Some(file), Some(saved)) if file.draining != saved.draining => {
+                if saved.draining {
+                    "draining".to_owned()
+                } else {
+                    "not draining".to_owned()
+                }
+            }
+            (Some(file), Some(saved)) if file.weight != saved.weight => format!("weight {}", saved.weight),
+            (Some(_), Some(_)) => "changed".to_owned(),
+            (None, _) => "added".to_owned(),
+            (_, None) => "removed".to_owned(),
+        };
+        differences.push(format!("backend {service}/{name} {what}"));
+    }
+}
+
+fn by_name<T>(items: &[T], name: impl Fn(&T) -> &String) -> BTreeMap<&str, &T> {
+    items.iter().map(|item| (name(item).as_str(), item)).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut hex, byte| {
+        // Writing to a string can't fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}

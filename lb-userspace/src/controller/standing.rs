@@ -1,0 +1,129 @@
+//! How each backend stands, and the log lines when that changes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::SystemTime,
+};
+
+use tracing::{info, warn};
+
+use super::{entry, mirror::Mirror, want::Want, want::backend_key};
+use crate::{
+    api::types::BackendState,
+    health::{Health, State},
+    spec::{Backend, Service},
+    tables::Endpoint,
+};
+
+/// Whether a backend takes new flows, why, and since when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// What operators see.
+    pub state: BackendState,
+    /// Why it is in this state.
+    pub reason: String,
+    /// Since when it is.
+    pub since: SystemTime,
+}
+
+/// How all backends stand: by service, then by address and own port.
+#[derive(Debug, Default)]
+pub struct Standings(BTreeMap<Endpoint, BTreeMap<(IpAddr, u16), Standing>>);
+
+impl Standings {
+    /// How a backend stands.
+    #[must_use]
+    pub fn get(&self, service: &Endpoint, backend: &Backend) -> Option<&Standing> {
+        self.0.get(service)?.get(&(backend.address, entry::own_port(backend)))
+    }
+
+    /// Looks at `services` again, after a write that moved the slots of `moved`, and logs what is different.
+    pub fn update(
+        &mut self,
+        services: &BTreeSet<Endpoint>,
+        want: &Want,
+        mirror: &Mirror,
+        moved: &BTreeMap<Endpoint, u32>,
+    ) {
+        let wanted = want.services();
+        for key in services {
+            let old = self.0.remove(key).unwrap_or_default();
+            if let Some(service) = wanted.get(key) {
+                let new = service.backends.iter().map(|backend| {
+                    let at = (backend.address, entry::own_port(backend));
+                    (at, Standing::of(key, backend, want, mirror, old.get(&at)))
+                });
+                let new: BTreeMap<_, _> = new.collect();
+                log(service, &old, &new, moved.get(key).copied().unwrap_or(0));
+                self.0.insert(*key, new);
+            }
+        }
+    }
+}
+
+impl Standing {
+    /// Whether it takes no flows though the operator would have it take some.
+    #[must_use]
+    pub const fn is_unready(&self) -> bool {
+        matches!(self.state, BackendState::Down | BackendState::Unknown)
+    }
+
+    fn of(key: &Endpoint, backend: &Backend, want: &Want, mirror: &Mirror, old: Option<&Self>) -> Self {
+        let key = backend_key(*key, backend);
+        let health = want.health.get(&key);
+        let id = mirror
+            .tables()
+            .services
+            .get(&key.service)
+            .and_then(|service| mirror.backend_id(service.id, key.address, key.port));
+        let has_next_hop =
+            id.and_then(|id| mirror.tables().backends.get(&id)).is_some_and(|entry| entry.next_hop.is_resolved());
+        let obstacle = want.paths.backends.get(&key.address).and_then(|reach| reach.obstacle());
+        let (state, reason) = match health {
+            _ if backend.draining => (BackendState::Draining, "drained by the operator".to_owned()),
+            Some(health) if health.state == State::Down => (BackendState::Down, health.reason.clone()),
+            _ if !has_next_hop => (BackendState::Down, obstacle.unwrap_or("no next hop").to_owned()),
+            Some(health) if health.state == State::Up => (BackendState::Up, health.reason.clone()),
+            _ => (BackendState::Unknown, "not checked yet".to_owned()),
+        };
+        let since = match old {
+            Some(old) if old.state == state => old.since,
+            _ if backend.draining => SystemTime::now(),
+            _ => health.map_or_else(SystemTime::now, |health: &Health| health.since),
+        };
+        Self { state, reason, since }
+    }
+}
+
+type OfService = BTreeMap<(IpAddr, u16), Standing>;
+
+/// Logs what became of a service's backends, and that nobody is left or somebody is back.
+fn log(service: &Service, old: &OfService, new: &OfService, moved: u32) {
+    let changed = service.backends.iter().filter_map(|backend| {
+        let at = (backend.address, entry::own_port(backend));
+        let standing = new.get(&at)?;
+        (old.get(&at).map(|old| old.state) != Some(standing.state)).then_some((backend, standing))
+    });
+    let changed: Vec<_> = changed.collect();
+    let slots = match (changed.len(), moved) {
+        (_, 0) => String::new(),
+        (1, moved) => format!("; {moved} slots moved"),
+        (_, moved) => {
+            info!("service {}: {moved} slots moved", service.name);
+            String::new()
+        }
+    };
+    for (backend, Standing { state, reason, .. }) in changed {
+        let name = format!("{}/{}", service.name, backend.name);
+        match state {
+            BackendState::Down => warn!("backend {name} is down: {reason}{slots}"),
+            BackendState::Unknown => info!("backend {name} takes no flows until its first health check{slots}"),
+            BackendState::Up | BackendState::Draining => info!("backend {name} is {}: {reason}{slots}", state.name()),
+        }
+    }
+    let takers = |of: &OfService| of.values().filter(|standing| standing.state == BackendState::Up).count();
+    if takers(new) == 0 && (takers(old) > 0 || old.is_empty()) && !new.is_empty() {
+        warn!("service {} has no backend left that takes new flows", service.name);
+    }
+}

@@ -1,0 +1,210 @@
+//! Planning without a controller around it.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use lb_common::abi::{self, NextHop, SlotWord};
+use rtnetlink::packet_route::neighbour::NeighbourState;
+
+use super::{
+    world::{World, endpoint},
+    *,
+};
+use crate::{
+    controller::{desired::Scope, full::Full},
+    health::State,
+    tables::{Endpoint, Write},
+};
+
+#[test]
+fn a_service_gets_its_entries() {
+    let world = World::new(&service("web", 80, "l2", &[1, 2, 3]));
+    let tables = world.tables();
+    assert_eq!(world.service(80), abi::Service { id: 1, first_slot: 0, slot_count: 4093, flags: 0 });
+    assert_eq!(tables.services[&Endpoint::vip_marker([192, 0, 2, 1].into())].flags, abi::service_flags::VIP_MARKER);
+    assert_eq!(tables.services.len(), 2);
+    assert_eq!(tables.egresses, BTreeMap::from([(1, egress(BACK))]));
+    assert_eq!(tables.backends[&2].next_hop, NextHop::new([6, 0, 0, 0, 0, 2], 1));
+    assert_eq!((tables.backends[&2].service, tables.backends[&2].mode), (1, abi::mode::L2));
+    assert!(tables.reverse.is_empty() && tables.routes.is_empty());
+    let spread = world.spread(80);
+    assert_eq!(spread.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(spread.values().all(|slots| (1360..=1370).contains(slots)), "{spread:?}");
+}
+
+fn egress(ifindex: u32) -> abi::Egress {
+    abi::Egress { ifindex, mtu: 1500, mac: [2, 0, 0, 0, 0, u8::try_from(ifindex).unwrap()], pad: [0; 2] }
+}
+
+#[test]
+fn nat_has_ways_back_and_ways_to_clients() {
+    let own_port = service("web", 80, "nat", &[1]) + "port = 8080\n" + &service("any", 81, "nat", &[2]);
+    let world = World::new(&own_port);
+    let tables = world.tables();
+    let at = |octet, port| Endpoint { address: address(octet), port, protocol: abi::protocol::TCP };
+    let [web, any] = [world.service(80).id, world.service(81).id];
+    let [one, two] = [world.ids()[&(web, 1)], world.ids()[&(any, 2)]];
+    assert_eq!(tables.reverse.keys().copied().collect::<Vec<_>>(), [at(1, 8080), at(2, 81)]);
+    let reverse = tables.reverse[&at(1, 8080)];
+    assert_eq!((reverse.service, reverse.backend, reverse.port), (web, one, 80u16.to_be_bytes()));
+    assert_eq!(reverse.address[..4], [192, 0, 2, 1]);
+    assert_eq!(tables.reverse[&at(2, 81)].backend, two);
+    let route = |net: &str| tables.routes[&net.parse().unwrap()];
+    assert_eq!(route("0.0.0.0/0").mac(), [6, 0, 0, 0, 0, 1]);
+    assert_eq!(tables.egresses[&route("0.0.0.0/0").egress()].ifindex, FRONT);
+    assert_eq!(route("203.0.113.0/24"), NextHop::UNRESOLVED);
+    assert_eq!(route("198.51.100.7/32").mac(), [6, 0, 0, 0, 0, 7]);
+}
+
+#[test]
+fn only_backends_that_can_take_flows_get_slots() {
+    let mut world = World::new(&service("web", 80, "l2", &[1, 2, 3, 4, 5]));
+    let entry = |octet, more: &str| {
+        format!("[[service.backend]]\nname = \"b{octet}\"\naddress = \"198.51.100.{octet}\"\n{more}")
+    };
+    let text = service("web", 80, "l2", &[1, 2]) + &entry(3, "weight = 0\n") + &entry(4, "draining = true\n");
+    let plan = world.configure(&(text + &entry(200, "")));
+    assert_eq!(world.spread(80).into_keys().collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(world.tables().backends.len(), 5);
+    let moved = u32::try_from(4093 - 4093 * 2 / 5).unwrap();
+    assert!(plan.moved[&endpoint(80)].abs_diff(moved) < 100, "{:?}", plan.moved);
+    let state = |octet| world.tables().backends[&world.ids()[&(1, octet)]].state;
+    assert_eq!((state(1), state(4)), (0, abi::backend_state::DRAINING));
+    assert!(!world.tables().backends[&world.ids()[&(1, 200)]].next_hop.is_resolved());
+}
+
+#[test]
+fn weights_are_shares() {
+    let text = service("web", 80, "l2", &[1]) + "weight = 3\n" + &service("web", 80, "l2", &[2])[..0];
+    let world = World::new(&(text + "[[service.backend]]\nname = \"b2\"\naddress = \"198.51.100.2\"\nweight = 1\n"));
+    let spread = world.spread(80);
+    assert!(spread[&1].abs_diff(4093 * 3 / 4) < 20, "{spread:?}");
+}
+
+#[test]
+fn with_nobody_left_every_slot_is_empty() {
+    let mut world = World::new(&checked("web", 80, &[1, 2]));
+    assert_eq!(world.spread(80), BTreeMap::from([(0, 4093)]), "nobody has answered a check yet");
+    assert!(world.tables().backends.values().all(|backend| backend.state == abi::backend_state::DOWN));
+    world.want.health.values_mut().for_each(|health| health.state = State::Up);
+    let plan = world.reconcile_checked(&[endpoint(80)].into());
+    assert_eq!(plan.moved, BTreeMap::from([(endpoint(80), 4093)]));
+    world.want.health.values_mut().for_each(|health| health.state = State::Down);
+    world.reconcile_checked(&[endpoint(80)].into());
+    assert_eq!(world.spread(80), BTreeMap::from([(0, 4093)]));
+}
+
+#[test]
+fn what_lives_keeps_its_ids_and_slots_whatever_comes_and_goes() {
+    let all = |services: &[(u16, &[u8])]| -> String {
+        services.iter().map(|(port, backends)| service(&format!("s{port}"), *port, "l2", backends)).collect()
+    };
+    let mut world = World::new(&all(&[(80, &[1, 2, 3]), (81, &[1]), (82, &[5])]));
+    let (before, old_ids) = (world.tables().clone(), world.ids());
+    world.configure(&all(&[(82, &[5, 6]), (80, &[4, 3, 1])]));
+    assert_eq!(world.service(80), before.services[&endpoint(80)]);
+    assert_eq!(world.service(82), before.services[&endpoint(82)]);
+    for (identity, id) in world.ids() {
+        match old_ids.get(&identity) {
+            Some(old) => assert_eq!(id, *old),
+            None => assert!(!before.backends.contains_key(&id), "id {id} is used again at once"),
+        }
+    }
+    // The gap that service 81 left is used, and the ids that went are not.
+    world.configure(&all(&[(82, &[5, 6]), (80, &[4, 3, 1]), (83, &[9])]));
+    assert_eq!(world.service(83).first_slot, 4093);
+    assert_eq!(world.ids()[&(world.service(83).id, 9)], 8);
+}
+
+#[test]
+fn a_configured_slot_count_waits_for_the_service_to_be_new() {
+    let mut world = World::new(&service("web", 80, "l2", &[1, 2]));
+    let plan = world.configure(&service("web", 80, "l2", &[1, 2]).replace("4093", "16381"));
+    assert_eq!((plan.writes, world.service(80).slot_count), (vec![], 4093));
+}
+
+#[test]
+fn what_does_not_fit_is_an_error() {
+    let mut world = World::new(&service("web", 80, "l2", &[1, 2]));
+    world.capacity.slots = 5000;
+    world.want = world.want.with(
+        spec(&(service("web", 80, "l2", &[1, 2]) + &service("more", 81, "l2", &[1]))),
+        &network(0..=100),
+        SystemTime::now(),
+    );
+    let error = world.plan(Scope::Services(&[endpoint(81)].into())).unwrap_err();
+    assert_eq!(error, Full::Slots { service: "more".into(), needed: 4093, largest: 907, capacity: 5000 });
+}
+
+#[test]
+fn a_neighbour_asked_again_keeps_its_flows_and_one_that_does_not_answer_loses_them() {
+    let mut world = World::new(&service("web", 80, "l2", &[1, 2]));
+    let mut view = network(0..=100);
+    for (state, takes) in
+        [(NeighbourState::Probe, true), (NeighbourState::Incomplete, true), (NeighbourState::Failed, false)]
+    {
+        view.apply(neighbour(BACK, address(2), state, 2));
+        let affected = world.want.follow(&view);
+        world.reconcile_checked(&affected);
+        assert_eq!(world.spread(80).contains_key(&2), takes, "{state:?}");
+    }
+    // Asked once more it is still not known; answering brings it back.
+    view.apply(neighbour(BACK, address(2), NeighbourState::Incomplete, 2));
+    let affected = world.want.follow(&view);
+    assert_eq!(world.reconcile_checked(&affected).writes, []);
+    view.apply(neighbour(BACK, address(2), NeighbourState::Reachable, 99));
+    let affected = world.want.follow(&view);
+    world.reconcile_checked(&affected);
+    assert_eq!(world.tables().backends[&world.ids()[&(1, 2)]].next_hop.mac()[5], 99);
+    assert!(world.spread(80).contains_key(&2));
+}
+
+#[test]
+fn a_new_address_of_a_gateway_moves_no_slot() {
+    let mut world = World::new(&service("web", 80, "l2", &[1, 2]));
+    let mut view = network(0..=100);
+    view.apply(neighbour(BACK, address(2), NeighbourState::Reachable, 77));
+    let affected = world.want.follow(&view);
+    assert_eq!(affected, [endpoint(80)].into());
+    let plan = world.reconcile_checked(&affected);
+    assert!(matches!(plan.writes[..], [Write::Backend(2, _)]), "{:?}", plan.writes);
+    assert!(plan.moved.is_empty());
+}
+
+#[test]
+fn a_device_that_goes_takes_its_entry_and_its_backends_with_it() {
+    let mut world = World::new(&service("web", 80, "l2", &[1, 2]));
+    let mut view = network(0..=100);
+    view.apply(Event::LinkGone(BACK));
+    let affected = world.want.follow(&view);
+    world.reconcile_checked(&affected);
+    assert!(world.tables().egresses.is_empty());
+    assert_eq!(world.spread(80), BTreeMap::from([(0, 4093)]));
+}
+
+#[test]
+fn adoption_believes_the_tables_and_writes_nothing() {
+    let text = checked("web", 80, &[1, 2, 3]) + &service("nat", 81, "nat", &[4]);
+    let mut world = World::new(&text);
+    world.want.health.values_mut().for_each(|health| health.state = State::Up);
+    world.want.health.values_mut().next().unwrap().state = State::Down;
+    world.reconcile(Scope::Everything);
+    let (tables, log) = (world.tables().clone(), world.kernel.log.len());
+    let adopted = World::on(world.kernel, spec(&text), &network(0..=100));
+    assert_eq!(*adopted.tables(), tables);
+    assert_eq!(adopted.kernel.log.len(), log);
+    let states: Vec<_> = adopted.want.health.values().map(|health| health.state).collect();
+    assert_eq!(states, [State::Down, State::Up, State::Up, State::Up]);
+}
+
+#[test]
+fn what_a_stranger_left_is_put_right() {
+    let text = service("web", 80, "l2", &[1, 2]);
+    let mut world = World::new(&text);
+    let desired = world.tables().clone();
+    let stray = abi::Backend { service: 9, ..world.tables().backends[&1] };
+    world.kernel.tables.backends.insert(30, stray);
+    world.kernel.tables.backends.get_mut(&2).unwrap().weight = 77;
+    world.kernel.slots.insert(17, SlotWord::steady(30));
+    let mended = World::on(world.kernel, spec(&text), &network(0..=100));
+    assert_eq!(*mended.tables(), desired);
+}

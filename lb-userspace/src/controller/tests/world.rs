@@ -1,0 +1,104 @@
+//! A kernel, what is wanted of it, and the planning in between.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
+
+use lb_common::abi::{self, NO_BACKEND, SlotWord};
+
+use super::{network, spec};
+use crate::{
+    controller::{
+        desired::{Plan, Scope, plan},
+        full::Full,
+        mirror::Mirror,
+        want::Want,
+    },
+    nexthop::NetworkView,
+    spec::Spec,
+    tables::{Capacity, Endpoint, Tables, fake::Kernel},
+};
+
+/// A kernel, and what is wanted of it.
+pub struct World {
+    pub kernel: Kernel,
+    pub mirror: Mirror,
+    pub want: Want,
+    pub capacity: Capacity,
+}
+
+impl World {
+    /// A daemon that has started with all backends 0 to 100 reachable.
+    pub fn new(services: &str) -> Self {
+        Self::on(Kernel::default(), spec(services), &network(0..=100))
+    }
+
+    pub fn on(kernel: Kernel, spec: Spec, view: &NetworkView) -> Self {
+        let mirror = Mirror::new(kernel.read());
+        let capacity = Capacity::of(&spec.node.tables);
+        let want = Want::new(spec, &mirror, view, SystemTime::now());
+        let mut world = Self { kernel, mirror, want, capacity };
+        world.reconcile(Scope::Everything);
+        world
+    }
+
+    pub fn plan(&self, scope: Scope<'_>) -> Result<Plan, Full> {
+        plan(&self.mirror, &self.want.inputs(&self.capacity), scope)
+    }
+
+    pub fn reconcile(&mut self, scope: Scope<'_>) -> Plan {
+        let plan = self.plan(scope).unwrap();
+        for write in &plan.writes {
+            self.kernel.write(write);
+            self.mirror.apply(write);
+        }
+        assert_eq!(self.kernel.read(), *self.mirror.tables());
+        plan
+    }
+
+    /// Changes the configuration, and checks that looking at what changed is as good as looking at everything.
+    pub fn configure(&mut self, services: &str) -> Plan {
+        let next = self.want.with(spec(services), &network(0..=100), SystemTime::now());
+        let affected = next.differences(&self.want);
+        self.want = next;
+        self.reconcile_checked(&affected)
+    }
+
+    pub fn reconcile_checked(&mut self, affected: &BTreeSet<Endpoint>) -> Plan {
+        let plan = self.reconcile(Scope::Services(affected));
+        assert_eq!(self.plan(Scope::Everything).unwrap().writes, [], "something else should have changed");
+        plan
+    }
+
+    pub fn tables(&self) -> &Tables {
+        self.mirror.tables()
+    }
+
+    pub fn service(&self, port: u16) -> abi::Service {
+        self.tables().services[&endpoint(port)]
+    }
+
+    /// Slots of each backend of the service at `port`, by last octet; 0 stands for none.
+    pub fn spread(&self, port: u16) -> BTreeMap<u8, usize> {
+        let mut spread = BTreeMap::new();
+        for word in &self.tables().slots[&self.service(port).first_slot] {
+            assert_eq!(*word, SlotWord::steady(word.current()));
+            let octet = match word.current() {
+                NO_BACKEND => 0,
+                id => self.tables().backends[&id].address[3],
+            };
+            *spread.entry(octet).or_default() += 1;
+        }
+        spread
+    }
+
+    pub fn ids(&self) -> BTreeMap<(u32, u8), u32> {
+        self.tables().backends.iter().map(|(id, backend)| ((backend.service, backend.address[3]), *id)).collect()
+    }
+}
+
+/// The key of the service at `port`.
+pub fn endpoint(port: u16) -> Endpoint {
+    Endpoint { address: [192, 0, 2, 1].into(), port, protocol: abi::protocol::TCP }
+}

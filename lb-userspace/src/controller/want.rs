@@ -1,0 +1,139 @@
+//! What the tables are to follow from: configuration, health and network, kept in step with one another.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    num::NonZeroU16,
+    time::SystemTime,
+};
+
+use lb_common::abi::backend_state;
+
+use super::{
+    desired::{BackendKey, Inputs},
+    entry,
+    mirror::Mirror,
+    paths::Paths,
+};
+use crate::{
+    health::{Health, Target},
+    nexthop::NetworkView,
+    spec::{Backend, Mode, Service, ServicePort, Spec},
+    tables::{Capacity, Endpoint},
+};
+
+/// Configuration, health and network.
+#[derive(Clone, Debug)]
+pub struct Want {
+    /// The configuration.
+    pub spec: Spec,
+    /// Health of every backend of it, and of no other.
+    pub health: BTreeMap<BackendKey, Health>,
+    /// Ways to every backend of it and, with NAT services, to clients.
+    pub paths: Paths,
+}
+
+impl Want {
+    /// For a daemon that starts: of backends that have an entry, what that says of their health is believed.
+    pub fn new(spec: Spec, mirror: &Mirror, view: &NetworkView, now: SystemTime) -> Self {
+        let health = checked_backends(&spec).map(|(key, checked)| {
+            let service = mirror.tables().services.get(&key.service);
+            let id = service.and_then(|service| mirror.backend_id(service.id, key.address, key.port));
+            let health = match id.and_then(|id| mirror.tables().backends.get(&id)) {
+                _ if !checked => Health::unchecked(now),
+                Some(entry) => Health::adopted(entry.state & backend_state::DOWN == 0, now),
+                None => Health::unknown(now),
+            };
+            (key, health)
+        });
+        Self { health: health.collect(), paths: paths(&spec, view), spec }
+    }
+
+    /// With another configuration: what stays in it keeps its health.
+    pub fn with(&self, spec: Spec, view: &NetworkView, now: SystemTime) -> Self {
+        let was_checked: BTreeMap<_, _> = checked_backends(&self.spec).collect();
+        let health = checked_backends(&spec).map(|(key, checked)| {
+            let known = self.health.get(&key).filter(|_| was_checked.get(&key) == Some(&checked));
+            let new = || if checked { Health::unknown(now) } else { Health::unchecked(now) };
+            (key, known.cloned().unwrap_or_else(new))
+        });
+        Self { health: health.collect(), paths: paths(&spec, view), spec }
+    }
+
+    /// The services by key.
+    #[must_use]
+    pub fn services(&self) -> BTreeMap<Endpoint, &Service> {
+        self.spec.services.iter().map(|service| (entry::service_key(service), service)).collect()
+    }
+
+    /// As the plan takes it.
+    #[must_use]
+    pub fn inputs<'a>(&'a self, capacity: &'a Capacity) -> Inputs<'a> {
+        // Nodes that are to agree have a seed configured. Any other will do where there is one node, as long as it is the
+        // same after a restart: it is the flow hash that nobody may predict, and that has a seed in any case.
+        let seed = self.spec.node.seed.unwrap_or_default();
+        Inputs { services: self.services(), seed, capacity, health: &self.health, paths: &self.paths }
+    }
+
+    /// The services that `other` has otherwise, has not, or has besides.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> BTreeSet<Endpoint> {
+        let (ours, theirs) = (self.services(), other.services());
+        ours.keys().chain(theirs.keys()).filter(|key| ours.get(key) != theirs.get(key)).copied().collect()
+    }
+
+    /// Takes in a new view of the network; says which services' backends are reached otherwise.
+    pub fn follow(&mut self, view: &NetworkView) -> BTreeSet<Endpoint> {
+        let old = std::mem::replace(&mut self.paths, paths(&self.spec, view));
+        let differs =
+            |backend: &Backend| self.paths.backends.get(&backend.address) != old.backends.get(&backend.address);
+        let affected = self.spec.services.iter().filter(|service| service.backends.iter().any(differs));
+        affected.map(entry::service_key).collect()
+    }
+
+    /// What is to be checked.
+    #[must_use]
+    pub fn targets(&self) -> BTreeMap<BackendKey, Target> {
+        let services = self.spec.services.iter();
+        let targets = services.flat_map(|service| {
+            let key = entry::service_key(service);
+            service.backends.iter().filter_map(move |backend| {
+                let target = Target { address: check_address(service, backend)?, rules: service.health.clone()? };
+                Some((backend_key(key, backend), target))
+            })
+        });
+        targets.collect()
+    }
+}
+
+/// The key of a backend.
+#[must_use]
+pub fn backend_key(service: Endpoint, backend: &Backend) -> BackendKey {
+    BackendKey { service, address: backend.address, port: entry::own_port(backend) }
+}
+
+/// Every backend, and whether it has health checks.
+fn checked_backends(spec: &Spec) -> impl Iterator<Item = (BackendKey, bool)> {
+    spec.services.iter().flat_map(|service| {
+        let key = entry::service_key(service);
+        let checked = move |backend| service.health.is_some() && check_address(service, backend).is_some();
+        service.backends.iter().map(move |backend| (backend_key(key, backend), checked(backend)))
+    })
+}
+
+/// Where a backend is checked: at the port of the checks, else its own, else the service's. A service of every port
+/// without any of these has nothing to check.
+fn check_address(service: &Service, backend: &Backend) -> Option<SocketAddr> {
+    let of_checks = service.health.as_ref().and_then(|health| health.port);
+    let of_service = match service.port {
+        ServicePort::Any => None,
+        ServicePort::One(port) => Some(port),
+    };
+    let port = of_checks.or(backend.port).or(of_service).map(NonZeroU16::get)?;
+    Some(SocketAddr::new(backend.address, port))
+}
+
+fn paths(spec: &Spec, view: &NetworkView) -> Paths {
+    let backends = spec.services.iter().flat_map(|service| &service.backends).map(|backend| backend.address);
+    Paths::new(view, backends, spec.services.iter().any(|service| service.mode == Mode::Nat))
+}

@@ -1,0 +1,35 @@
+//! Health checks: what is known about each backend, and the tasks that find out.
+
+mod machine;
+mod probe;
+mod runner;
+
+use std::time::SystemTime;
+
+pub use machine::{Machine, next_check};
+pub use probe::{Probe, TcpProbe};
+pub use runner::{Event, Runner, Target};
+
+/// What is known about a backend's health.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// The last word of the checks.
+    pub state: State,
+    /// Why it is in this state, such as `connection refused`.
+    pub reason: String,
+    /// Since when.
+    pub since: SystemTime,
+    /// Results in a row that led to the state; 0 where no result did.
+    pub results: u32,
+}
+
+/// The last word of a backend's health checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Not checked yet; takes no flows.
+    Unknown,
+    /// It answers.
+    Up,
+    /// It does not.
+    Down,
+}
