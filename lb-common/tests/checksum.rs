@@ -1,6 +1,8 @@
 //! Checksums against an independent implementation (etherparse): what an incremental update leaves in a packet is
 //! what computing the whole checksum anew gives.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use etherparse::{IpNumber, Ipv4Header, TcpHeader, UdpHeader};
 use lb_common::checksum::{Difference, Field, ipv4_header};
 use proptest::prelude::*;

@@ -2,6 +2,7 @@
 //!
 //! `cargo test -p lb-common --test fill -- --nocapture` prints the measured numbers.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "numbers of slots are small")]
 
 mod support;

@@ -3,6 +3,8 @@
 //!
 //! `cargo test -p lb-common --test hash -- --nocapture` prints the measured numbers.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use lb_common::hash::{flow_v4, flow_v6, slot_of, source_v4, source_v6};
@@ -20,8 +22,9 @@ type Hash<const N: usize> = fn([u64; 2], [u8; N]) -> u64;
 
 /// Source, destination, source port, destination port, protocol.
 fn v4(seed: [u64; 2], input: [u8; 13]) -> u64 {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m] = input;
-    flow_v4(seed, [a, b, c, d], [e, f, g, h], [i, j], [k, l], m)
+    let (source, rest) = input.split_first_chunk().unwrap();
+    let (destination, rest) = rest.split_first_chunk().unwrap();
+    flow_v4(seed, *source, *destination, [rest[0], rest[1]], [rest[2], rest[3]], rest[4])
 }
 
 /// The same of IPv6.
@@ -52,7 +55,7 @@ fn sequential_v6(n: u64) -> [u8; 37] {
     ipv6_flow([high, low])
 }
 
-/// A flow from 2001:db8::`client` to 2001:db8::1.
+/// A flow to `2001:db8::1` from the address with these last two bytes beside it.
 fn ipv6_flow(client: [u8; 2]) -> [u8; 37] {
     let mut input = [0; 37];
     input[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8]);
