@@ -1,13 +1,13 @@
 //! `weir run`: puts the parts together and ends them in order.
 
-use std::{future::Future, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use tokio::{sync::watch, task::JoinSet};
 use tracing::info;
 
 use crate::{
-    api::{Server, control::Control},
+    api::{control::Control, server::Server},
     controller::{Controller, Start},
     dataplane::{Kernel, Pins},
     decap::terminated,
