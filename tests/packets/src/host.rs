@@ -1,0 +1,241 @@
+//! The packet path in this process: frames in memory, tables in collections.
+
+use std::{
+    cell::RefCell,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use bytemuck::{Pod, Zeroable};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use lb_common::{
+    abi::{
+        Backend, Egress, EndpointV4, EndpointV6, NextHop, OuterV4, OuterV6, Reverse, Service, SlotWord, Traffic,
+        WantedNeighbour,
+    },
+    decap::{self, AllowedSources},
+    frame::{Frame, NoRoom},
+    pipeline::{self, Verdict},
+    wire::ETHERNET_LEN,
+};
+
+use crate::{
+    oracle::{Action, Count, Outcome},
+    tables::Tables,
+    world::World,
+};
+
+/// Room that XDP leaves in front of a packet, bytes.
+pub const HEADROOM: usize = 256;
+
+/// What undefined bytes are on the host: not 0, so that nobody relies on them.
+const UNDEFINED: u8 = 0xdb;
+
+/// A frame in memory, with room in front.
+#[derive(Clone, Debug)]
+pub struct HostFrame {
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+impl HostFrame {
+    /// `bytes` behind `headroom` bytes of room.
+    #[must_use]
+    pub fn new(bytes: &[u8], headroom: usize) -> Self {
+        Self { buffer: [vec![UNDEFINED; headroom].as_slice(), bytes].concat(), start: headroom }
+    }
+
+    /// The frame.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+}
+
+impl Frame for HostFrame {
+    fn at<T: Pod>(&self, offset: usize) -> Option<&T> {
+        self.bytes().get(offset..)?.get(..size_of::<T>()).map(bytemuck::from_bytes)
+    }
+
+    fn at_mut<T: Pod>(&mut self, offset: usize) -> Option<&mut T> {
+        self.buffer[self.start..].get_mut(offset..)?.get_mut(..size_of::<T>()).map(bytemuck::from_bytes_mut)
+    }
+
+    fn holds(&self, bytes: usize) -> bool {
+        bytes <= self.bytes().len()
+    }
+
+    fn grow(&mut self, bytes: u8) -> Result<(), NoRoom> {
+        let start = self.start.checked_sub(bytes.into()).ok_or(NoRoom)?;
+        self.buffer[start..self.start].fill(UNDEFINED);
+        self.start = start;
+        Ok(())
+    }
+
+    fn shrink(&mut self, bytes: u8) -> Result<(), NoRoom> {
+        if !self.holds(ETHERNET_LEN + usize::from(bytes)) {
+            return Err(NoRoom);
+        }
+        self.start += usize::from(bytes);
+        Ok(())
+    }
+}
+
+/// Weir's packet path over the tables of a world.
+#[derive(Debug)]
+pub struct Host {
+    headroom: usize,
+    tables: Tables,
+    /// As the kernel's array: the index is the id, and unused entries are zeros.
+    backends: Vec<Backend>,
+}
+
+impl Host {
+    /// The packet path, configured with `world`.
+    #[must_use]
+    pub fn new(world: &World) -> Self {
+        let tables = Tables::from(world);
+        let backends = (0..tables.backend_entries())
+            .map(|id| tables.backends.get(&id).copied().unwrap_or_else(Backend::zeroed))
+            .collect();
+        Self { headroom: HEADROOM, tables, backends }
+    }
+
+    /// The same with other room in front of packets, bytes.
+    #[must_use]
+    pub fn with_headroom(self, headroom: usize) -> Self {
+        Self { headroom, ..self }
+    }
+
+    /// Runs the packet path on a `frame` that comes in by the device `ingress` (a kernel interface index).
+    #[must_use]
+    pub fn run(&self, ingress: u32, frame: &[u8]) -> Run {
+        let seen = HostTables { host: self, ingress, counts: RefCell::default(), wanted: RefCell::default() };
+        let mut frame = HostFrame::new(frame, self.headroom);
+        let verdict = pipeline::process(&mut frame, &seen);
+        Run { outcome: outcome(verdict, &frame), counts: seen.counts.into_inner(), wanted: seen.wanted.into_inner() }
+    }
+}
+
+/// What one run of the packet path did.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// What happened to the packet.
+    pub outcome: Outcome,
+    /// What was counted by service and backend.
+    pub counts: Vec<Count>,
+    /// Which neighbours the controller was asked for.
+    pub wanted: Vec<WantedNeighbour>,
+}
+
+struct HostTables<'a> {
+    host: &'a Host,
+    ingress: u32,
+    counts: RefCell<Vec<Count>>,
+    wanted: RefCell<Vec<WantedNeighbour>>,
+}
+
+impl pipeline::Tables for HostTables<'_> {
+    fn seed(&self) -> [u64; 2] {
+        self.host.tables.settings.seed
+    }
+
+    fn outer_v4(&self) -> OuterV4 {
+        self.host.tables.settings.outer_v4
+    }
+
+    fn outer_v6(&self) -> OuterV6 {
+        self.host.tables.settings.outer_v6
+    }
+
+    fn ingress_ifindex(&self) -> u32 {
+        self.ingress
+    }
+
+    fn service_v4(&self, key: &EndpointV4) -> Option<Service> {
+        self.host.tables.services_v4.get(key).copied()
+    }
+
+    fn service_v6(&self, key: &EndpointV6) -> Option<Service> {
+        self.host.tables.services_v6.get(key).copied()
+    }
+
+    fn slot(&self, index: u32) -> Option<SlotWord> {
+        self.host.tables.slots.get(usize::try_from(index).ok()?).copied()
+    }
+
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        self.host.backends.get(usize::try_from(id).ok()?)
+    }
+
+    fn reverse_v4(&self, key: &EndpointV4) -> Option<Reverse> {
+        self.host.tables.reverse_v4.get(key).copied()
+    }
+
+    fn reverse_v6(&self, key: &EndpointV6) -> Option<Reverse> {
+        self.host.tables.reverse_v6.get(key).copied()
+    }
+
+    fn route_v4(&self, address: [u8; 4]) -> Option<NextHop> {
+        let routes = self.host.tables.routes_v4.iter().filter(|(net, _)| net.contains(&Ipv4Addr::from(address)));
+        routes.max_by_key(|(net, _)| Ipv4Net::prefix_len(net)).map(|(_, hop)| *hop)
+    }
+
+    fn route_v6(&self, address: [u8; 16]) -> Option<NextHop> {
+        let routes = self.host.tables.routes_v6.iter().filter(|(net, _)| net.contains(&Ipv6Addr::from(address)));
+        routes.max_by_key(|(net, _)| Ipv6Net::prefix_len(net)).map(|(_, hop)| *hop)
+    }
+
+    fn egress(&self, index: u16) -> Option<Egress> {
+        self.host.tables.egresses.get(&index).copied()
+    }
+
+    fn want_neighbour(&self, address: [u8; 16], family: u8) {
+        self.wanted.borrow_mut().push(WantedNeighbour { address, family });
+    }
+
+    fn count_forwarded(&self, service: u32, backend: u32, bytes: u32, opens: bool) {
+        let traffic = Traffic { packets: 1, bytes: bytes.into(), connections: opens.into(), ..Traffic::default() };
+        self.counts.borrow_mut().push(Count { service, backend, traffic });
+    }
+
+    fn count_replied(&self, service: u32, backend: u32, bytes: u32) {
+        let traffic = Traffic { reply_packets: 1, reply_bytes: bytes.into(), ..Traffic::default() };
+        self.counts.borrow_mut().push(Count { service, backend, traffic });
+    }
+}
+
+/// Runs the far end of the tunnels on `frame`; tunnel packets are accepted from `allowed`.
+#[must_use]
+pub fn decapsulate(frame: &[u8], allowed: &[IpNet]) -> Outcome {
+    let mut frame = HostFrame::new(frame, HEADROOM);
+    let verdict = decap::process(&mut frame, &Allowed(allowed));
+    outcome(verdict, &frame)
+}
+
+struct Allowed<'a>(&'a [IpNet]);
+
+impl Allowed<'_> {
+    fn contain(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|network| network.contains(&address))
+    }
+}
+
+impl AllowedSources for Allowed<'_> {
+    fn allows_v4(&self, address: [u8; 4]) -> bool {
+        self.contain(address.into())
+    }
+
+    fn allows_v6(&self, address: [u8; 16]) -> bool {
+        self.contain(address.into())
+    }
+}
+
+fn outcome(verdict: Verdict, frame: &HostFrame) -> Outcome {
+    let (action, egress) = match verdict.action {
+        pipeline::Action::Pass => (Action::Pass, None),
+        pipeline::Action::Drop => (Action::Drop, None),
+        pipeline::Action::Transmit => (Action::Transmit, None),
+        pipeline::Action::Redirect(egress) => (Action::Redirect, Some(egress)),
+    };
+    Outcome { action, egress, reason: Some(verdict.reason), frame: frame.bytes().to_vec() }
+}
