@@ -1,0 +1,112 @@
+//! wrk, in clients' namespaces.
+
+use std::{collections::BTreeMap, fs, thread, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow};
+use serde::Deserialize;
+
+use crate::{Lab, netns::Netns, process::run};
+
+/// A run of wrk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wrk {
+    /// Connections open at a time, for each client.
+    pub connections: u32,
+    /// How long, in seconds.
+    pub seconds: u32,
+    /// Whether connections are used again; otherwise each request has one of its own.
+    pub keep_alive: bool,
+}
+
+/// What wrk saw.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct Report {
+    /// Complete answers.
+    pub requests: u64,
+    /// Answers with a status other than 2xx and 3xx.
+    pub bad_status: u64,
+    /// Connections that could not be made.
+    pub connect_errors: u64,
+    /// Connections that failed before the answer was complete.
+    pub read_errors: u64,
+    /// Requests that could not be sent.
+    pub write_errors: u64,
+    /// Answers that took longer than two seconds.
+    pub timeouts: u64,
+    /// Answers by backend, by their header `X-Backend`.
+    pub by_backend: BTreeMap<String, u64>,
+    /// Median latency, microseconds; of several clients the worst.
+    pub p50_us: u64,
+    /// 99th percentile of the latency, microseconds; of several clients the worst.
+    pub p99_us: u64,
+    /// Duration of the run, microseconds.
+    pub duration_us: u64,
+}
+
+impl Report {
+    /// Requests that did not end well.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.bad_status + self.connect_errors + self.read_errors + self.write_errors + self.timeouts
+    }
+
+    /// How long it took.
+    #[must_use]
+    pub fn duration(&self) -> Duration {
+        Duration::from_micros(self.duration_us)
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.bad_status += other.bad_status;
+        self.connect_errors += other.connect_errors;
+        self.read_errors += other.read_errors;
+        self.write_errors += other.write_errors;
+        self.timeouts += other.timeouts;
+        for (backend, count) in &other.by_backend {
+            *self.by_backend.entry(backend.clone()).or_default() += count;
+        }
+        self.p50_us = self.p50_us.max(other.p50_us);
+        self.p99_us = self.p99_us.max(other.p99_us);
+        self.duration_us = self.duration_us.max(other.duration_us);
+    }
+}
+
+impl Wrk {
+    /// Loads `url` from all of the lab's clients at the same time: the sum of what they saw.
+    ///
+    /// wrk does not count a connection that hangs at the end of the run: where that matters,
+    /// [`crate::client::steady`] does.
+    ///
+    /// # Errors
+    /// wrk can't be run, or not one of its requests was answered. Failed requests are no error: they are counted.
+    pub fn run(self, lab: &Lab, url: &str) -> Result<Report> {
+        let script = lab.dir().join("wrk.lua");
+        fs::write(&script, include_str!("wrk.lua"))?;
+        let script: &str = &script.to_string_lossy();
+        let reports = thread::scope(|scope| {
+            let start = |client| scope.spawn(move || self.run_one(client, url, script));
+            let runs: Vec<_> = lab.clients().iter().map(start).collect();
+            runs.into_iter()
+                .map(|run| run.join().unwrap_or_else(|_| Err(anyhow!("the thread of wrk panicked"))))
+                .collect::<Result<Vec<_>>>()
+        })?;
+        let mut sum = Report::default();
+        for report in &reports {
+            sum.add(report);
+        }
+        Ok(sum)
+    }
+
+    fn run_one(self, client: &Netns, url: &str, script: &str) -> Result<Report> {
+        let mut command = client.command("wrk");
+        command.args(["--threads", "1", "--timeout", "2s", "--script", script]);
+        command.args(["--connections", &self.connections.to_string(), "--duration", &format!("{}s", self.seconds)]);
+        if !self.keep_alive {
+            command.args(["--header", "Connection: close"]);
+        }
+        let printed = run(command.arg(url), "")?;
+        let report = printed.lines().find_map(|line| line.strip_prefix("report: ")).context("wrk reports nothing")?;
+        serde_json::from_str(report).with_context(|| format!("wrk's report {report}"))
+    }
+}
