@@ -66,7 +66,10 @@ impl Claim {
         owner.lock()?;
         if let Err(error) = fs::rename(&unnamed, &dir) {
             remove_dir(&unnamed)?;
-            bail!("{} can't be made ({error}): is lab {id} up already?", dir.display());
+            if error.kind() == ErrorKind::DirectoryNotEmpty {
+                bail!("lab {id} is up already: cargo xtask lab down removes it");
+            }
+            return Err(error).with_context(|| dir.display().to_string());
         }
         labs().push(id.to_owned());
         Ok(Self { id: id.to_owned(), _owner: owner })
@@ -184,5 +187,75 @@ fn remove_dir(dir: &Path) -> Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error).with_context(|| dir.display().to_string()),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        env,
+        io::{BufRead as _, BufReader},
+        process::{Child, ExitStatus, Stdio},
+    };
+
+    use super::*;
+    use crate::{Lab, requirements};
+
+    /// Not a test of its own: what the others do to a lab's process, they do to one that runs this.
+    #[test]
+    #[ignore = "the other tests run it in a process of its own"]
+    fn make_a_lab_and_wait() {
+        remove_on_signals().unwrap();
+        let lab = Lab::builder().build().unwrap();
+        println!("\nlab={}", lab.id());
+        thread::sleep(Duration::from_mins(1));
+    }
+
+    /// A process that has made a lab, and that lab's id.
+    fn other_process() -> (Child, String) {
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "cleanup::tests::make_a_lab_and_wait", "--ignored", "--nocapture"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let id = lines.find_map(|line| line.strip_prefix("lab=").map(str::to_owned)).unwrap();
+        (child, id)
+    }
+
+    fn end(mut child: Child, signal: Signal) -> ExitStatus {
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        child.wait().unwrap()
+    }
+
+    #[test]
+    fn an_interrupted_process_removes_its_lab() {
+        if !requirements::are_met() {
+            return;
+        }
+        for signal in [Signal::INT, Signal::TERM] {
+            let (child, id) = other_process();
+            assert!(!nodes_of(&id).unwrap().is_empty());
+            assert_eq!(end(child, signal).code(), Some(130));
+            assert_eq!(nodes_of(&id).unwrap(), [""; 0]);
+            assert!(!directory(&id).exists());
+        }
+    }
+
+    #[test]
+    fn a_lab_is_abandoned_when_its_process_is_dead() {
+        if !requirements::are_met() {
+            return;
+        }
+        let (child, id) = other_process();
+        assert!(!abandoned().unwrap().contains(&id), "it is in use");
+        assert_eq!(end(child, Signal::KILL).code(), None);
+        assert!(abandoned().unwrap().contains(&id));
+        let servers: Vec<_> = namespaces_of(&id).unwrap().iter().flat_map(Netns::pids).collect();
+        assert!(!servers.is_empty(), "nginx outlives its lab's process");
+        remove(&id).unwrap();
+        assert!(!abandoned().unwrap().contains(&id));
+        assert_eq!(nodes_of(&id).unwrap(), [""; 0]);
+        assert!(servers.iter().all(|pid| !Path::new(&format!("/proc/{pid}/exe")).exists()), "{servers:?}");
     }
 }

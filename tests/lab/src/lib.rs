@@ -27,6 +27,7 @@ mod cleanup;
 pub mod client;
 mod command;
 pub mod config;
+mod demo;
 mod lab;
 mod mode;
 mod netns;
@@ -39,6 +40,7 @@ mod weir;
 pub use self::{
     addresses::Family,
     command::{LabCommand, lab},
+    demo::demo,
     lab::{Lab, LabBuilder},
     mode::Mode,
     netns::Netns,

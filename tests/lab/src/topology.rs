@@ -147,8 +147,8 @@ impl Nodes {
             address(&mut script, "eth0", network, member(index));
             default_route(&mut script, network, if shape.direct_return() { ROUTER } else { BALANCER });
             if shape.direct_return() {
-                for vip in Family::BOTH.iter().flat_map(|family| (1..=VIPS).map(|n| family.vip(n))) {
-                    let _ = writeln!(script, "address add {vip} dev lo");
+                for (family, n) in Family::BOTH.iter().flat_map(|family| (1..=VIPS).map(move |n| (*family, n))) {
+                    let _ = writeln!(script, "address add {} dev lo{}", family.vip(n), at_once(family));
                 }
             }
             backend.ip(&script)
@@ -180,7 +180,7 @@ fn settle(namespace: &Netns) -> Result<()> {
         ("ipv6/conf/all/forwarding", "0"),
         ("ipv6/conf/all/disable_ipv6", "0"),
         ("ipv6/conf/default/disable_ipv6", "0"),
-        // Addresses work at once.
+        // Link-local addresses work at once.
         ("ipv6/conf/default/accept_dad", "0"),
         ("ipv6/conf/default/router_solicitations", "0"),
         // Direct return: requests and replies take different ways.
@@ -210,8 +210,17 @@ fn port(script: &mut String, name: &str, bridge: &str, mtu: u16, node: &Netns, i
 fn address(script: &mut String, device: &str, network: Network, n: u8) {
     let _ = writeln!(script, "link set {device} up");
     for family in Family::BOTH {
-        let nodad = if family == Family::V6 { " nodad" } else { "" };
-        let _ = writeln!(script, "address add {}/{} dev {device}{nodad}", network.host(family, n), length(family));
+        let (host, length, at_once) = (network.host(family, n), length(family), at_once(family));
+        let _ = writeln!(script, "address add {host}/{length} dev {device}{at_once}");
+    }
+}
+
+/// What makes an address usable at once: an IPv6 address is tentative for a moment even where detection of duplicates
+/// is off.
+fn at_once(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "",
+        Family::V6 => " nodad",
     }
 }
 

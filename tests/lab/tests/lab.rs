@@ -17,11 +17,6 @@ use weir_lab::{
     requirements,
 };
 
-/// Whether the lab can be made here; says so where it can't.
-fn lab_works_here() -> bool {
-    requirements::check().inspect_err(|why| println!("skipped: {why}")).is_ok()
-}
-
 /// Sends `bytes` of payload to the echo server at `address`: what comes back within a second from that very address.
 fn echo(from: &Netns, address: IpAddr, bytes: usize) -> Option<Vec<u8>> {
     let ask = || {
@@ -45,7 +40,7 @@ fn filling(mtu: usize, family: Family) -> usize {
 
 #[test]
 fn everybody_is_reached_in_both_families() {
-    if !lab_works_here() {
+    if !requirements::are_met() {
         return;
     }
     for (mode, two_armed) in [(Mode::L2, false), (Mode::Ipip, true)] {
@@ -65,7 +60,7 @@ fn everybody_is_reached_in_both_families() {
 /// In `nat` the replies go to the balancer, which does not forward: without Weir no client gets one.
 #[test]
 fn nat_backends_reply_through_the_balancer() {
-    if !lab_works_here() {
+    if !requirements::are_met() {
         return;
     }
     for two_armed in [false, true] {
@@ -81,7 +76,7 @@ fn nat_backends_reply_through_the_balancer() {
 /// The VIPs are routed to the balancer's address, and no backend announces them.
 #[test]
 fn vips_belong_to_the_balancer() {
-    if !lab_works_here() {
+    if !requirements::are_met() {
         return;
     }
     let lab = Lab::builder().mode(Mode::L2).build().unwrap();
@@ -98,7 +93,7 @@ fn vips_belong_to_the_balancer() {
 
 #[test]
 fn servers_answer_with_their_names() {
-    if !lab_works_here() {
+    if !requirements::are_met() {
         return;
     }
     let lab = Lab::builder().mode(Mode::L2).build().unwrap();
@@ -123,7 +118,7 @@ fn servers_answer_with_their_names() {
 
 #[test]
 fn a_large_file_arrives_whole() {
-    if !lab_works_here() {
+    if !requirements::are_met() {
         return;
     }
     let lab = Lab::builder().mode(Mode::L2).build().unwrap();
@@ -136,7 +131,7 @@ fn a_large_file_arrives_whole() {
 
 #[test]
 fn clients_count_what_fails() {
-    if !lab_works_here() {
+    if !requirements::are_met() {
         return;
     }
     let mut lab = Lab::builder().clients(2).mode(Mode::L2).build().unwrap();
@@ -170,7 +165,7 @@ fn clients_count_what_fails() {
 /// A frozen server accepts and says nothing: a request to it fails when the client's patience ends.
 #[test]
 fn a_frozen_server_is_a_failure() {
-    if !lab_works_here() {
+    if !requirements::are_met() {
         return;
     }
     let lab = Lab::builder().backends(1).mode(Mode::L2).build().unwrap();
@@ -187,7 +182,7 @@ fn a_frozen_server_is_a_failure() {
 
 #[test]
 fn nothing_stays_after_a_panic() {
-    if !lab_works_here() {
+    if !requirements::are_met() {
         return;
     }
     let mut left = None;

@@ -99,13 +99,15 @@ impl Wrk {
     }
 
     fn run_one(self, client: &Netns, url: &str, script: &str) -> Result<Report> {
-        let mut command = client.command("wrk");
+        // wrk begins with a connection that it waits for without end.
+        let mut command = client.command("timeout");
+        command.args(["--kill-after=1", &(self.seconds + 5).to_string(), "wrk"]);
         command.args(["--threads", "1", "--timeout", "2s", "--script", script]);
         command.args(["--connections", &self.connections.to_string(), "--duration", &format!("{}s", self.seconds)]);
         if !self.keep_alive {
             command.args(["--header", "Connection: close"]);
         }
-        let printed = run(command.arg(url), "")?;
+        let printed = run(command.arg(url), "").context("wrk (status 124: nobody answered it)")?;
         let report = printed.lines().find_map(|line| line.strip_prefix("report: ")).context("wrk reports nothing")?;
         serde_json::from_str(report).with_context(|| format!("wrk's report {report}"))
     }
