@@ -11,6 +11,8 @@ mod schema;
 pub mod server;
 pub mod types;
 
+pub use server::Server;
+
 use std::{future::Future, io, time::Duration};
 
 use axum::{Router, serve::Listener};

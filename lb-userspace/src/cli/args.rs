@@ -16,6 +16,7 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
+  weir doctor eth0                        What can this host do?
   weir check /etc/weir.toml               Is the configuration right?
   weir run --config /etc/weir.toml        Balance
   weir status                             What is it doing?
@@ -71,6 +72,15 @@ Example:
     Check {
         /// The configuration file
         file: PathBuf,
+    },
+    /// Tell what this host can do, and what to do about the rest
+    #[command(
+        after_help = "Exits with 1 if something here would keep Weir from working.\n\nExample:\n  weir doctor eth0 eth1"
+    )]
+    Doctor {
+        /// Interfaces to look at; by default all
+        #[arg(value_name = "IFACE")]
+        interfaces: Vec<String>,
     },
     /// Show what the daemon is doing
     Status,

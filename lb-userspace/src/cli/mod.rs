@@ -6,6 +6,7 @@ mod check;
 mod context;
 mod daemon;
 mod detach;
+mod doctor;
 mod format;
 mod render;
 mod service;
@@ -66,6 +67,7 @@ fn execute(command: Command, context: &mut Context<'_>) -> anyhow::Result<Outcom
         Command::Run(run) => daemon::run(&run)?,
         Command::Decap(decap) => daemon::decap(&decap)?,
         Command::Check { file } => return check::check(&file, context),
+        Command::Doctor { interfaces } => return doctor::doctor(&interfaces, context),
         Command::Status => {
             let status = context.ask(async |client| client.status().await)?;
             context.show(&status, render::status)?;

@@ -342,6 +342,15 @@ fn check_sums_up_a_good_file_and_lists_what_is_wrong_with_a_bad_one() {
     assert_eq!(ran, Ran { code: 1, out: String::new(), err: missing });
 }
 
+#[test]
+fn doctor_prints_its_findings_and_they_decide_the_exit_code() {
+    let ran = weir(&["doctor", "no-such-if0"]);
+    assert_eq!((ran.code, ran.err.as_str()), (1, ""), "{}", ran.out);
+    assert!(ran.out.contains("no-such-if0"), "{}", ran.out);
+    let json: Value = serde_json::from_str(&weir(&["doctor", "no-such-if0", "--json"]).out).unwrap();
+    assert!(json["findings"].as_array().is_some_and(|findings| !findings.is_empty()));
+}
+
 /// A reader that goes away after `writes` writes.
 struct Reader {
     seen: Vec<String>,
