@@ -205,8 +205,11 @@ impl Actor {
         let mut retries = time::interval(RETRY);
         retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut follows_network = true;
-        self.follow();
         while !self.core.is_over() {
+            if self.core.take_reconfigured() {
+                self.runner.follow(self.core.targets(), |backend| self.core.known_health(backend));
+                self.network.keep_fresh(self.core.neighbours());
+            }
             tokio::select! {
                 request = self.requests.recv() => match request {
                     Some(request) => request(&mut self.core),
@@ -216,36 +219,25 @@ impl Actor {
                     let mut events = vec![event];
                     events.extend(std::iter::from_fn(|| self.runner.event_now()));
                     self.core.health(events);
-                    continue;
                 }
                 changed = self.view.changed(), if follows_network => {
                     follows_network = changed.is_ok();
                     if follows_network {
                         let view = Arc::clone(&self.view.borrow_and_update());
                         self.core.network(view);
+                        self.network.keep_fresh(self.core.neighbours());
                     } else {
                         error!("the network is no longer followed: next hops stay as they are until a restart");
                     }
                 }
-                _ = polls.tick() => {
-                    self.solicit();
-                    continue;
-                }
+                _ = polls.tick() => self.solicit(),
                 _ = retries.tick() => {
                     if let Err(error) = self.core.recover() {
                         error!("the kernel's tables could not be put right, trying again: {error:#}");
                     }
-                    continue;
                 }
             }
-            self.follow();
         }
-    }
-
-    /// Has checked and kept fresh what the state now calls for.
-    fn follow(&mut self) {
-        self.runner.follow(self.core.targets(), |backend| self.core.known_health(backend));
-        self.network.keep_fresh(self.core.neighbours());
     }
 
     fn solicit(&mut self) {

@@ -45,6 +45,8 @@ pub struct Core {
     store: Store,
     /// A write or a plan failed: the kernel's tables may be otherwise than `mirror` says or `want` demands.
     suspect: bool,
+    /// The configuration is another since somebody last asked.
+    reconfigured: bool,
     over: bool,
 }
 
@@ -64,6 +66,7 @@ impl Core {
             last_change: None,
             store: start.store,
             suspect: false,
+            reconfigured: true,
             over: false,
         };
         core.tell_kept_slots();
@@ -89,6 +92,7 @@ impl Core {
             return Err(refused(error));
         }
         let previous = std::mem::replace(&mut self.want, next);
+        self.reconfigured = true;
         self.standings.update(&affected, &self.want, &self.mirror, &plan.moved);
         let change = self.change(edit, &previous, &plan);
         info!("{}; {} of {} slots moved", change.summary, change.slots_moved, change.slots);
@@ -110,10 +114,9 @@ impl Core {
 
     /// Takes in what became of the network.
     pub fn network(&mut self, view: Arc<NetworkView>) {
-        let before = self.want.paths.clone();
-        let affected = self.want.follow(&view);
+        let affected = self.want.follow(&view, self.capacity.routes);
         self.view = view;
-        if self.want.paths != before {
+        if let Some(affected) = affected {
             self.keep_right(&affected);
         }
     }
@@ -140,6 +143,11 @@ impl Core {
             _ => None,
         });
         unresolved.collect()
+    }
+
+    /// Whether the configuration is another since this was last asked, so that others are to be checked and kept fresh.
+    pub fn take_reconfigured(&mut self) -> bool {
+        std::mem::take(&mut self.reconfigured)
     }
 
     /// What is to be checked.

@@ -120,12 +120,11 @@ impl<'a> Desired<'a> {
 
     /// Adds one service: its entry, its slots, its backends and their ways back.
     fn service(&mut self, key: &Endpoint, service: &spec::Service) -> Result<(), Full> {
-        let entry = match self.mirror.tables().services.get(key) {
-            Some(old) => entry::service(service, old.id, old.first_slot, old.slot_count),
-            None => {
-                let first_slot = self.ids.range(&service.name, service.slots)?;
-                entry::service(service, self.ids.service()?, first_slot, service.slots)
-            }
+        let entry = if let Some(old) = self.mirror.tables().services.get(key) {
+            entry::service(service, old.id, old.first_slot, old.slot_count)
+        } else {
+            let first_slot = self.ids.range(&service.name, service.slots)?;
+            entry::service(service, self.ids.service()?, first_slot, service.slots)
         };
         let mut backends = BTreeMap::new();
         for backend in &service.backends {
@@ -203,6 +202,10 @@ impl<'a> Desired<'a> {
 
     /// Adds the ways to clients.
     fn clients(&mut self) -> Result<(), Full> {
+        let (needed, capacity) = (self.inputs.paths.client_count(), self.inputs.capacity.routes);
+        if needed > capacity as usize {
+            return Err(Full::Routes { needed, capacity });
+        }
         for (net, reach) in &self.inputs.paths.clients {
             let old = self.mirror.tables().routes.get(net).copied().unwrap_or(NextHop::UNRESOLVED);
             let next_hop = self.egresses.next_hop(reach, old)?;

@@ -37,6 +37,17 @@ pub enum Full {
         /// Backends that there are ids for.
         capacity: u32,
     },
+    /// The host has more routes than the table.
+    #[error(
+        "`nat` services need the host's routes towards clients, {needed} of one address family, and their table has \
+         room for {capacity}; start anew after `weir detach` with a larger node.tables.routes"
+    )]
+    Routes {
+        /// Routes and on-link neighbours that there are.
+        needed: usize,
+        /// Routes of a family that there is room for.
+        capacity: u32,
+    },
     /// The slots of a service can't be given to its backends.
     #[error("the {slots} slots of service \"{service}\" can't be shared out: {error}")]
     Fill {

@@ -70,6 +70,13 @@ impl Paths {
         paths
     }
 
+    /// The number of ways to clients of the address family that has more of them.
+    #[must_use]
+    pub fn client_count(&self) -> usize {
+        let v4 = self.clients.keys().filter(|net| net.addr().is_ipv4()).count();
+        v4.max(self.clients.len() - v4)
+    }
+
     /// The neighbours whose addresses must stay known: those of backends, and the routers of clients.
     #[must_use]
     pub fn neighbours(&self) -> BTreeSet<(u32, IpAddr)> {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::SystemTime};
 
 use lb_common::{
-    abi::{self, ABI_VERSION, NO_BACKEND},
+    abi::{ABI_VERSION, NO_BACKEND},
     reason::Reason,
 };
 
@@ -143,12 +143,12 @@ impl Core {
             let why = reach.and_then(Reach::obstacle).unwrap_or("no next hop");
             return NextHop::Unresolved { why: why.to_owned() };
         };
-        let [a, b, c, d, e, f] = entry.next_hop.mac();
+        let mac = entry.next_hop.mac().map(|byte| format!("{byte:02x}")).join(":");
         let egress = self.mirror.tables().egresses.get(&entry.next_hop.egress());
         let link = egress.and_then(|egress| self.view.link(egress.ifindex));
         let gateway = reach.and_then(|reach| reach.neighbour(backend.address)).map(|(_, neighbour)| neighbour);
         NextHop::Resolved {
-            mac: format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"),
+            mac,
             interface: link.map_or_else(|| "?".to_owned(), |link| link.name.clone()),
             gateway: gateway.filter(|gateway| *gateway != backend.address),
         }

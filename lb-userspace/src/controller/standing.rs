@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::{entry, mirror::Mirror, want::Want, want::backend_key};
 use crate::{
     api::types::BackendState,
-    health::{Health, State},
+    health::State,
     spec::{Backend, Service},
     tables::Endpoint,
 };
@@ -25,6 +25,8 @@ pub struct Standing {
     pub reason: String,
     /// Since when it is.
     pub since: SystemTime,
+    /// Health checks in a row that led to the state; 0 where they did not.
+    results: u32,
 }
 
 /// How all backends stand: by service, then by address and own port.
@@ -80,19 +82,34 @@ impl Standing {
         let has_next_hop =
             id.and_then(|id| mirror.tables().backends.get(&id)).is_some_and(|entry| entry.next_hop.is_resolved());
         let obstacle = want.paths.backends.get(&key.address).and_then(|reach| reach.obstacle());
-        let (state, reason) = match health {
-            _ if backend.draining => (BackendState::Draining, "drained by the operator".to_owned()),
-            Some(health) if health.state == State::Down => (BackendState::Down, health.reason.clone()),
-            _ if !has_next_hop => (BackendState::Down, obstacle.unwrap_or("no next hop").to_owned()),
-            Some(health) if health.state == State::Up => (BackendState::Up, health.reason.clone()),
-            _ => (BackendState::Unknown, "not checked yet".to_owned()),
+        let (state, reason, results) = match health {
+            _ if backend.draining => (BackendState::Draining, "drained by the operator", 0),
+            Some(health) if health.state == State::Down => (BackendState::Down, &*health.reason, health.results),
+            _ if !has_next_hop => (BackendState::Down, obstacle.unwrap_or("no next hop"), 0),
+            Some(health) if health.state == State::Up && backend.weight == 0 => {
+                (BackendState::Up, "its weight is 0: it takes no new flows", 0)
+            }
+            Some(health) if health.state == State::Up => (BackendState::Up, &*health.reason, health.results),
+            _ => (BackendState::Unknown, "not checked yet", 0),
         };
-        let since = match old {
-            Some(old) if old.state == state => old.since,
-            _ if backend.draining => SystemTime::now(),
-            _ => health.map_or_else(SystemTime::now, |health: &Health| health.since),
+        let since = match (old, health) {
+            (Some(old), _) if old.state == state => old.since,
+            (_, Some(health)) if results > 0 => health.since,
+            _ => SystemTime::now(),
         };
-        Self { state, reason, since }
+        Self { state, reason: reason.to_owned(), since, results }
+    }
+
+    /// Why it is in its state, for the log: `connection refused (3 failures)`.
+    fn explanation(&self) -> String {
+        let (reason, results) = (&self.reason, self.results);
+        let (one, several) =
+            if self.state == BackendState::Down { ("failure", "failures") } else { ("success", "successes") };
+        match results {
+            0 => reason.clone(),
+            1 => format!("{reason} (1 {one})"),
+            _ => format!("{reason} ({results} {several})"),
+        }
     }
 }
 
@@ -106,21 +123,19 @@ fn log(service: &Service, old: &OfService, new: &OfService, moved: u32) {
         (old.get(&at).map(|old| old.state) != Some(standing.state)).then_some((backend, standing))
     });
     let changed: Vec<_> = changed.collect();
-    let slots = match (changed.len(), moved) {
-        (_, 0) => String::new(),
-        (1, moved) => format!("; {moved} slots moved"),
-        (_, moved) => {
-            info!("service {}: {moved} slots moved", service.name);
-            String::new()
-        }
-    };
-    for (backend, Standing { state, reason, .. }) in changed {
-        let name = format!("{}/{}", service.name, backend.name);
-        match state {
-            BackendState::Down => warn!("backend {name} is down: {reason}{slots}"),
+    let slots = if moved > 0 && changed.len() == 1 { format!("; {moved} slots moved") } else { String::new() };
+    for (backend, standing) in &changed {
+        let (name, why) = (format!("{}/{}", service.name, backend.name), standing.explanation());
+        match standing.state {
+            BackendState::Down => warn!("backend {name} is down: {why}{slots}"),
             BackendState::Unknown => info!("backend {name} takes no flows until its first health check{slots}"),
-            BackendState::Up | BackendState::Draining => info!("backend {name} is {}: {reason}{slots}", state.name()),
+            BackendState::Up | BackendState::Draining => {
+                info!("backend {name} is {}: {why}{slots}", standing.state.name());
+            }
         }
+    }
+    if moved > 0 && changed.len() > 1 {
+        info!("service {}: {moved} slots moved", service.name);
     }
     let takers = |of: &OfService| of.values().filter(|standing| standing.state == BackendState::Up).count();
     if takers(new) == 0 && (takers(old) > 0 || old.is_empty()) && !new.is_empty() {

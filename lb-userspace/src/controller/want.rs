@@ -8,10 +8,12 @@ use std::{
 };
 
 use lb_common::abi::backend_state;
+use tracing::error;
 
 use super::{
     desired::{BackendKey, Inputs},
     entry,
+    full::Full,
     mirror::Mirror,
     paths::Paths,
 };
@@ -57,7 +59,12 @@ impl Want {
             let new = || if checked { Health::unknown(now) } else { Health::unchecked(now) };
             (key, known.cloned().unwrap_or_else(new))
         });
-        Self { health: health.collect(), paths: paths(&spec, view), spec }
+        let mut paths = paths(&spec, view);
+        if needs_clients(&spec) && needs_clients(&self.spec) {
+            // These may have stayed behind the view (see `follow`), and no other change is to fail for that.
+            paths.clients.clone_from(&self.paths.clients);
+        }
+        Self { health: health.collect(), paths, spec }
     }
 
     /// The services by key.
@@ -82,13 +89,28 @@ impl Want {
         ours.keys().chain(theirs.keys()).filter(|key| ours.get(key) != theirs.get(key)).copied().collect()
     }
 
-    /// Takes in a new view of the network; says which services' backends are reached otherwise.
-    pub fn follow(&mut self, view: &NetworkView) -> BTreeSet<Endpoint> {
-        let old = std::mem::replace(&mut self.paths, paths(&self.spec, view));
+    /// Takes in a new view of the network. Says which services' backends are reached otherwise; `None` is that nothing
+    /// at all is different.
+    ///
+    /// Ways to clients stay as they are while there are more than the `capacity` of their table: what is known of most
+    /// of them is still right, and there is no good choice of some.
+    pub fn follow(&mut self, view: &NetworkView, capacity: u32) -> Option<BTreeSet<Endpoint>> {
+        let mut new = paths(&self.spec, view);
+        if new.client_count() > capacity as usize {
+            error!(
+                "routes towards clients stay as they were: {}",
+                Full::Routes { needed: new.client_count(), capacity }
+            );
+            new.clients.clone_from(&self.paths.clients);
+        }
+        if new == self.paths {
+            return None;
+        }
+        let old = std::mem::replace(&mut self.paths, new);
         let differs =
             |backend: &Backend| self.paths.backends.get(&backend.address) != old.backends.get(&backend.address);
         let affected = self.spec.services.iter().filter(|service| service.backends.iter().any(differs));
-        affected.map(entry::service_key).collect()
+        Some(affected.map(entry::service_key).collect())
     }
 
     /// What is to be checked.
@@ -135,5 +157,10 @@ fn check_address(service: &Service, backend: &Backend) -> Option<SocketAddr> {
 
 fn paths(spec: &Spec, view: &NetworkView) -> Paths {
     let backends = spec.services.iter().flat_map(|service| &service.backends).map(|backend| backend.address);
-    Paths::new(view, backends, spec.services.iter().any(|service| service.mode == Mode::Nat))
+    Paths::new(view, backends, needs_clients(spec))
+}
+
+/// Whether replies to clients go through Weir.
+fn needs_clients(spec: &Spec) -> bool {
+    spec.services.iter().any(|service| service.mode == Mode::Nat)
 }

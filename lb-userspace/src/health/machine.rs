@@ -1,6 +1,6 @@
 //! The health of one backend as a pure state machine: check results and the time go in, transitions come out.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use rand::Rng;
 
@@ -98,6 +98,8 @@ impl Health {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
     use rand::{SeedableRng, rngs::StdRng};
 
@@ -132,8 +134,8 @@ mod tests {
         let mut machine = Machine::new(Health::adopted(true, at(0)));
         let results =
             [refused(), refused(), Ok(()), refused(), refused(), refused(), Ok(()), refused(), Ok(()), Ok(())];
-        let changes = results.iter().zip(1..).map(|(result, second)| machine.observe(result, &rules, at(second)));
-        let changed: Vec<usize> = changes.enumerate().filter_map(|(i, changed)| changed.then_some(i)).collect();
+        let news = results.iter().zip(1..).map(|(result, second)| machine.observe(result, &rules, at(second)));
+        let changed: Vec<usize> = news.enumerate().filter_map(|(i, is_news)| is_news.then_some(i)).collect();
         assert_eq!(changed, [5, 9]);
         assert_eq!((machine.health().state, machine.health().since), (State::Up, at(10)));
     }

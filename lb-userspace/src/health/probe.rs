@@ -18,7 +18,7 @@ pub trait Probe: Send + Sync + 'static {
 /// The backend's application never hears of it: once the SYN is answered, the check sends a reset in place of the ACK
 /// that would complete the handshake, so the connection does not reach the accept queue. A payment gateway then has no
 /// short connections in its log, no reset to report as an error and no worker woken every two seconds, and nobody is
-/// left with a socket in TIME_WAIT. (HAProxy's checks do the same.) Should the kernel acknowledge first all the same,
+/// left with a socket in `TIME_WAIT`. (`HAProxy`'s checks do the same.) Should the kernel acknowledge first all the same,
 /// the application sees a connection that is reset.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TcpProbe;

@@ -181,7 +181,7 @@ mod tests {
             self.most.fetch_max(self.now.fetch_add(1, SeqCst) + 1, SeqCst);
             time::sleep(Duration::from_secs(1)).await;
             self.now.fetch_sub(1, SeqCst);
-            if address.port() % 2 == 0 { Ok(()) } else { Err("connection refused".to_owned()) }
+            if address.port().is_multiple_of(2) { Ok(()) } else { Err("connection refused".to_owned()) }
         }
     }
 
@@ -201,8 +201,9 @@ mod tests {
         ports.map(|port| (port, target(port))).collect()
     }
 
-    fn unknown(_: &u16) -> Health {
-        Health::unknown(SystemTime::now())
+    /// The targets of these ports, of whose health nothing is known.
+    fn follow(runner: &mut Runner<u16>, ports: std::ops::Range<u16>) {
+        runner.follow(targets(ports), |_| Health::unknown(SystemTime::now()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -210,7 +211,7 @@ mod tests {
         let probe = Arc::new(Slow::default());
         let mut runner = Runner::new(Arc::<Slow>::clone(&probe));
         let began = time::Instant::now();
-        runner.follow(targets(0..300), unknown);
+        follow(&mut runner, 0..300);
         for _ in 0..300 {
             let event = runner.event().await;
             let state = if event.backend % 2 == 0 { State::Up } else { State::Down };
@@ -223,7 +224,7 @@ mod tests {
     async fn no_more_than_the_limit_run_at_a_time() {
         let probe = Arc::new(Slow::default());
         let mut runner = Runner::new(Arc::<Slow>::clone(&probe));
-        runner.follow(targets(0..1200), unknown);
+        follow(&mut runner, 0..1200);
         for _ in 0..1200 {
             runner.event().await;
         }
@@ -234,11 +235,11 @@ mod tests {
     async fn targets_that_stay_are_checked_on_and_those_that_go_are_not() {
         let probe = Arc::new(Slow::default());
         let mut runner = Runner::new(Arc::<Slow>::clone(&probe));
-        runner.follow(targets(0..2), unknown);
+        follow(&mut runner, 0..2);
         time::sleep(Duration::from_millis(95_500)).await;
         let ten_rounds = probe.all.load(SeqCst);
         assert!((18..=22).contains(&ten_rounds), "{ten_rounds}");
-        runner.follow(targets(1..2), unknown);
+        follow(&mut runner, 1..2);
         assert_eq!(probe.all.load(SeqCst), ten_rounds, "following the same target again checks nothing anew");
         time::sleep(Duration::from_secs(100)).await;
         let twenty_rounds = probe.all.load(SeqCst) - ten_rounds;
@@ -248,9 +249,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_found_of_a_backend_that_is_gone_is_not_told() {
         let mut runner = Runner::new(Arc::new(Slow::default()));
-        runner.follow(targets(0..2), unknown);
+        follow(&mut runner, 0..2);
         time::sleep(Duration::from_secs(2)).await;
-        runner.follow(targets(1..2), unknown);
+        follow(&mut runner, 1..2);
         assert_eq!(runner.event_now().map(|event| event.backend), Some(1));
         assert_eq!(runner.event_now(), None);
     }

@@ -37,6 +37,9 @@ pub struct Kernel {
 
 impl FakeDataplane {
     /// The tables themselves, to look at or to disturb.
+    ///
+    /// # Panics
+    /// Whoever had them last panicked.
     pub fn kernel(&self) -> MutexGuard<'_, Kernel> {
         self.0.lock().unwrap()
     }
@@ -44,6 +47,10 @@ impl FakeDataplane {
 
 impl Kernel {
     /// The tables as a controller reads them.
+    ///
+    /// # Panics
+    /// Two services share a range.
+    #[must_use]
     pub fn read(&self) -> Tables {
         let mut tables = self.tables.clone();
         for (key, service) in tables.services.iter().filter(|(key, _)| !key.is_vip_marker()) {

@@ -5,6 +5,7 @@ mod crash;
 mod edit;
 mod plan;
 mod saved;
+mod scale;
 mod world;
 
 use std::{
@@ -61,14 +62,12 @@ pub fn checked(name: &str, port: u16, backends: &[u8]) -> String {
 }
 
 fn with_health(name: &str, port: u16, mode: &str, health: &str, backends: &[u8]) -> String {
-    let mut text = format!(
+    let backend = |octet| format!("[[service.backend]]\nname = \"b{octet}\"\naddress = \"198.51.100.{octet}\"\n");
+    format!(
         "[[service]]\nname = \"{name}\"\nvip = \"192.0.2.1\"\nport = {port}\nprotocol = \"tcp\"\nmode = \"{mode}\"\n\
-         slots = 4093\nhealth = {health}\n"
-    );
-    for octet in backends {
-        text += &format!("[[service.backend]]\nname = \"b{octet}\"\naddress = \"198.51.100.{octet}\"\n");
-    }
-    text
+         slots = 4093\nhealth = {health}\n{}",
+        backends.iter().map(backend).collect::<String>()
+    )
 }
 
 /// The address of the backend with this last octet.

@@ -143,16 +143,16 @@ fn a_neighbour_asked_again_keeps_its_flows_and_one_that_does_not_answer_loses_th
         [(NeighbourState::Probe, true), (NeighbourState::Incomplete, true), (NeighbourState::Failed, false)]
     {
         view.apply(neighbour(BACK, address(2), state, 2));
-        let affected = world.want.follow(&view);
+        let affected = world.want.follow(&view, 4096).unwrap_or_default();
         world.reconcile_checked(&affected);
         assert_eq!(world.spread(80).contains_key(&2), takes, "{state:?}");
     }
     // Asked once more it is still not known; answering brings it back.
     view.apply(neighbour(BACK, address(2), NeighbourState::Incomplete, 2));
-    let affected = world.want.follow(&view);
+    let affected = world.want.follow(&view, 4096).unwrap_or_default();
     assert_eq!(world.reconcile_checked(&affected).writes, []);
     view.apply(neighbour(BACK, address(2), NeighbourState::Reachable, 99));
-    let affected = world.want.follow(&view);
+    let affected = world.want.follow(&view, 4096).unwrap();
     world.reconcile_checked(&affected);
     assert_eq!(world.tables().backends[&world.ids()[&(1, 2)]].next_hop.mac()[5], 99);
     assert!(world.spread(80).contains_key(&2));
@@ -163,7 +163,7 @@ fn a_new_address_of_a_gateway_moves_no_slot() {
     let mut world = World::new(&service("web", 80, "l2", &[1, 2]));
     let mut view = network(0..=100);
     view.apply(neighbour(BACK, address(2), NeighbourState::Reachable, 77));
-    let affected = world.want.follow(&view);
+    let affected = world.want.follow(&view, 4096).unwrap();
     assert_eq!(affected, [endpoint(80)].into());
     let plan = world.reconcile_checked(&affected);
     assert!(matches!(plan.writes[..], [Write::Backend(2, _)]), "{:?}", plan.writes);
@@ -175,7 +175,7 @@ fn a_device_that_goes_takes_its_entry_and_its_backends_with_it() {
     let mut world = World::new(&service("web", 80, "l2", &[1, 2]));
     let mut view = network(0..=100);
     view.apply(Event::LinkGone(BACK));
-    let affected = world.want.follow(&view);
+    let affected = world.want.follow(&view, 4096).unwrap();
     world.reconcile_checked(&affected);
     assert!(world.tables().egresses.is_empty());
     assert_eq!(world.spread(80), BTreeMap::from([(0, 4093)]));
@@ -207,4 +207,26 @@ fn what_a_stranger_left_is_put_right() {
     world.kernel.slots.insert(17, SlotWord::steady(30));
     let mended = World::on(world.kernel, spec(&text), &network(0..=100));
     assert_eq!(*mended.tables(), desired);
+}
+
+#[test]
+fn routes_that_do_not_fit_stay_as_they_were_and_hinder_nothing_else() {
+    let mut world = World::new(&service("nat", 80, "nat", &[1, 2]));
+    let routes = world.tables().routes.clone();
+    let too_many = Full::Routes { needed: routes.len(), capacity: 10 };
+    world.capacity.routes = 10;
+    assert_eq!(world.plan(Scope::Everything), Err(too_many));
+
+    world.capacity.routes = u32::try_from(routes.len()).unwrap();
+    let mut view = network(0..=101);
+    view.apply(neighbour(BACK, address(2), NeighbourState::Reachable, 22));
+    let affected = world.want.follow(&view, world.capacity.routes).unwrap();
+    world.reconcile_checked(&affected);
+    assert_eq!(world.tables().routes, routes);
+    assert_eq!(world.tables().backends[&2].next_hop.mac()[5], 22);
+    let next = world.want.with(spec(&service("nat", 80, "nat", &[1])), &view, SystemTime::now());
+    let affected = next.differences(&world.want);
+    world.want = next;
+    world.reconcile_checked(&affected);
+    assert_eq!((world.tables().routes.len(), world.tables().backends.len()), (routes.len(), 1));
 }
