@@ -134,7 +134,7 @@ impl SlotWord {
 
 /// A resolved next hop, in one word so that it is read and replaced atomically: MAC address and egress index.
 ///
-/// 0 is "unresolved". The egress index names an [`Egress`] and the same index of the device map.
+/// The egress index names an [`Egress`] and the same index of the device map.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct NextHop(pub u64);
@@ -142,6 +142,9 @@ pub struct NextHop(pub u64);
 impl NextHop {
     /// No neighbour is known.
     pub const UNRESOLVED: Self = Self(0);
+
+    /// Not a neighbour but this host itself: packets to it belong to the kernel. No real next hop has egress 0.
+    pub const LOCAL: Self = Self(1);
 
     /// A next hop behind egress `egress` (1 or more) with link-layer address `mac`.
     #[must_use]
@@ -153,7 +156,7 @@ impl NextHop {
     #[must_use]
     #[inline(always)]
     pub const fn is_resolved(self) -> bool {
-        self.0 != 0
+        self.egress() != 0
     }
 
     /// Link-layer destination address.

@@ -2,7 +2,7 @@
 
 use crate::{
     frame::Frame,
-    ip::{Ip, Packet, V4, V6},
+    ip::{ECN_CONGESTION, Ip, Packet, V4, V6},
     pipeline::Verdict,
     reason::Reason,
     wire::{ETHERNET_LEN, Ethernet, ethertype, next_header},
@@ -36,31 +36,43 @@ pub fn process<F: Frame, A: AllowedSources>(frame: &mut F, allowed: &A) -> Verdi
 
 #[inline(always)]
 fn strip<I: Ip, F: Frame>(frame: &mut F, allows: impl Fn(&Packet<I::Address>) -> bool) -> Verdict {
-    let Some(packet) = I::read(frame) else {
+    let Some(outer) = I::read(frame, ETHERNET_LEN) else {
         return Verdict::pass(Reason::Malformed);
     };
-    let inner = match packet.protocol {
-        next_header::IPV4 => ethertype::IPV4,
-        next_header::IPV6 => ethertype::IPV6,
+    let inner = match (outer.obstacle, outer.protocol) {
+        (None, next_header::IPV4) => ethertype::IPV4,
+        (None, next_header::IPV6) => ethertype::IPV6,
+        // Fragments too: the kernel may put them together.
         _ => return Verdict::pass(Reason::OtherProtocol),
     };
-    if !allows(&packet) {
+    if !allows(&outer) {
         return Verdict::pass(Reason::ForeignTunnel);
     }
-    if packet.obstacle.is_some() || !inner_is_sound(frame, &packet, inner) {
-        return Verdict::drop(Reason::MalformedInner);
-    }
-    match move_ethernet(frame, packet.transport - ETHERNET_LEN, inner) {
+    let stripped = match inner {
+        ethertype::IPV4 => strip_to::<V4, F, _>(frame, &outer, inner),
+        _ => strip_to::<V6, F, _>(frame, &outer, inner),
+    };
+    match stripped {
         Some(()) => Verdict::pass(Reason::Decapsulated),
         None => Verdict::drop(Reason::MalformedInner),
     }
 }
 
-/// Whether what follows the outer header starts like the IP version that the outer header announces.
+/// Leaves the packet of family `I` that `outer` carries; `None` if that is not sound.
 #[inline(always)]
-fn inner_is_sound<F: Frame, A>(frame: &F, packet: &Packet<A>, inner: [u8; 2]) -> bool {
-    let version = if inner == ethertype::IPV4 { 4 } else { 6 };
-    frame.at::<u8>(packet.transport).is_some_and(|first| first >> 4 == version)
+fn strip_to<I: Ip, F: Frame, A>(frame: &mut F, outer: &Packet<A>, inner: [u8; 2]) -> Option<()> {
+    let packet = I::read(frame, outer.transport)?;
+    if outer.transport + packet.length as usize > ETHERNET_LEN + outer.length as usize {
+        return None;
+    }
+    // RFC 6040, section 4.2: congestion in the tunnel is told to the receiver, or to the sender by a loss.
+    if outer.class & ECN_CONGESTION == ECN_CONGESTION {
+        if packet.class & ECN_CONGESTION == 0 {
+            return None;
+        }
+        I::mark_congestion(frame, outer.transport)?;
+    }
+    move_ethernet(frame, outer.transport - ETHERNET_LEN, inner)
 }
 
 /// Takes `length` bytes out from behind the Ethernet header.

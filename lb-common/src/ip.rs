@@ -14,6 +14,9 @@ use crate::{
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
+/// The ECN field of the traffic class, and its value "congestion experienced" (RFC 3168).
+pub(crate) const ECN_CONGESTION: u8 = 0b11;
+
 /// What was read from an IP header.
 #[derive(Clone, Copy)]
 pub(crate) struct Packet<A> {
@@ -37,8 +40,10 @@ pub(crate) trait Ip {
     /// Protocol number of this family inside an outer IP header.
     const NEXT_HEADER: u8;
 
-    /// Reads the IP header behind the Ethernet header; `None` if it is malformed.
-    fn read<F: Frame>(frame: &F) -> Option<Packet<Self::Address>>;
+    /// Reads the IP header `start` bytes into the frame; `None` if it is malformed or the frame ends before the packet.
+    fn read<F: Frame>(frame: &F, start: usize) -> Option<Packet<Self::Address>>;
+    /// Sets the ECN field of the header `start` bytes into the frame to "congestion experienced".
+    fn mark_congestion<F: Frame>(frame: &mut F, start: usize) -> Option<()>;
     /// Decrements the TTL or hop limit, which is above 1. `None` if the header is not there.
     fn decrement_ttl<F: Frame>(frame: &mut F) -> Option<()>;
     /// Replaces the source and returns the checksum difference this makes to the transport header.
@@ -70,8 +75,8 @@ impl Ip for V4 {
     const NEXT_HEADER: u8 = next_header::IPV4;
 
     #[inline(always)]
-    fn read<F: Frame>(frame: &F) -> Option<Packet<[u8; 4]>> {
-        let header = frame.at::<Ipv4>(ETHERNET_LEN)?;
+    fn read<F: Frame>(frame: &F, start: usize) -> Option<Packet<[u8; 4]>> {
+        let header = frame.at::<Ipv4>(start)?;
         let header_length = usize::from(header.version_ihl & 0x0f) * 4;
         let length = u32::from(u16::from_be_bytes(header.total_length));
         if header.version_ihl >> 4 != 4 || header_length < size_of::<Ipv4>() || (length as usize) < header_length {
@@ -86,10 +91,19 @@ impl Ip for V4 {
             ttl: header.ttl,
             class: header.tos,
             length,
-            transport: ETHERNET_LEN + header_length,
+            transport: start + header_length,
             obstacle,
         };
-        frame.holds(ETHERNET_LEN + length as usize).then_some(packet)
+        frame.holds(start + length as usize).then_some(packet)
+    }
+
+    #[inline(always)]
+    fn mark_congestion<F: Frame>(frame: &mut F, start: usize) -> Option<()> {
+        let header = frame.at_mut::<Ipv4>(start)?;
+        let old = [header.version_ihl, header.tos];
+        header.tos |= ECN_CONGESTION;
+        header.checksum = Difference::NONE.replace(old, [header.version_ihl, header.tos]).apply(header.checksum);
+        Some(())
     }
 
     #[inline(always)]
@@ -161,8 +175,8 @@ impl Ip for V6 {
     const NEXT_HEADER: u8 = next_header::IPV6;
 
     #[inline(always)]
-    fn read<F: Frame>(frame: &F) -> Option<Packet<[u8; 16]>> {
-        let header = frame.at::<Ipv6>(ETHERNET_LEN)?;
+    fn read<F: Frame>(frame: &F, start: usize) -> Option<Packet<[u8; 16]>> {
+        let header = frame.at::<Ipv6>(start)?;
         let [first, second, ..] = header.version_class_label;
         if first >> 4 != 6 {
             return None;
@@ -182,10 +196,18 @@ impl Ip for V6 {
             ttl: header.hop_limit,
             class: first << 4 | second >> 4,
             length,
-            transport: ETHERNET_LEN + size_of::<Ipv6>(),
+            transport: start + size_of::<Ipv6>(),
             obstacle,
         };
-        frame.holds(ETHERNET_LEN + length as usize).then_some(packet)
+        frame.holds(start + length as usize).then_some(packet)
+    }
+
+    #[inline(always)]
+    fn mark_congestion<F: Frame>(frame: &mut F, start: usize) -> Option<()> {
+        let header = frame.at_mut::<Ipv6>(start)?;
+        // The traffic class lies across the first two bytes, four bits in each; ECN is its low two bits.
+        header.version_class_label[1] |= ECN_CONGESTION << 4;
+        Some(())
     }
 
     #[inline(always)]

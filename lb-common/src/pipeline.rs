@@ -118,7 +118,7 @@ struct Transport {
 
 #[inline(always)]
 fn process_ip<I: Ip, F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
-    let Some(packet) = I::read(frame) else {
+    let Some(packet) = I::read(frame, ETHERNET_LEN) else {
         return Verdict::pass(Reason::Malformed);
     };
     if let Some(obstacle) = packet.obstacle {
@@ -278,6 +278,10 @@ fn reply<I: Ip, F: Frame, T: Tables>(
     reverse: &Reverse,
 ) -> Result<Verdict, Reason> {
     let next_hop = I::route(tables, packet.destination).ok_or(Reason::NoRoute)?;
+    if next_hop == NextHop::LOCAL {
+        // The backend answers this host itself: a health check, most likely.
+        return Ok(Verdict::pass(Reason::NoService));
+    }
     if !next_hop.is_resolved() {
         I::want_neighbour(tables, packet.destination);
         return Err(Reason::ClientUnresolved);

@@ -75,7 +75,7 @@ reasons! {
     Decapsulated = 21, "decapsulated";
     /// Passed as it came: a tunnel packet from a source that is not allowed.
     ForeignTunnel = 22, "foreign-tunnel";
-    /// Dropped: a tunnel packet of an allowed source whose inner packet is malformed.
+    /// Dropped: a tunnel packet of an allowed source whose inner packet is malformed, or can't tell of congestion.
     MalformedInner = 23, "malformed-inner";
 }
 

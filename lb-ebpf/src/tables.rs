@@ -8,8 +8,8 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{
-        Backend, Egress, EndpointV4, EndpointV6, NextHop, OuterV4, OuterV6, REASON_COUNTERS, Reverse, Service, Settings, SlotWord,
-        Traffic, WantedNeighbour,
+        Backend, Egress, EndpointV4, EndpointV6, NextHop, OuterV4, OuterV6, REASON_COUNTERS, Reverse, Service,
+        Settings, SlotWord, Traffic, WantedNeighbour,
     },
     pipeline::Tables,
     reason::Reason,

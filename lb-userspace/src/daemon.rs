@@ -25,7 +25,8 @@ use crate::{
 /// something; forwarding that an earlier daemon set up goes on then.
 pub fn run(config: &Path) -> anyhow::Result<()> {
     let start = Start::load(config)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can't start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can't start the runtime")?;
     runtime.block_on(serve(start))
 }
 
@@ -77,9 +78,9 @@ fn start_controller(start: Start, node: &Node, network: NetworkMonitor) -> anyho
     if adopted {
         info!("taking over the tables in {}", pins.directory().display());
     }
-    let started = kernel.attach(&node.interfaces, node.xdp).and_then(|()| {
-        Controller::start(start, Box::new(kernel), Arc::new(network), Arc::new(TcpProbe))
-    });
+    let started = kernel
+        .attach(&node.interfaces, node.xdp)
+        .and_then(|()| Controller::start(start, Box::new(kernel), Arc::new(network), Arc::new(TcpProbe)));
     if started.is_err() && !adopted {
         // Nothing forwards by what this start made: leave the host as it was.
         pins.remove_all()?;

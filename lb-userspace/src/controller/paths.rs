@@ -47,6 +47,8 @@ pub enum Reach {
         /// In words.
         why: String,
     },
+    /// It is this host's own.
+    Local,
     /// Not at all, and why.
     Lost(String),
 }
@@ -106,7 +108,7 @@ impl Reach {
             }
             Resolution::LinkDown { ifindex } => Self::Lost(format!("{} is down", name(ifindex))),
             Resolution::NoRoute => Self::Lost("no route to host".to_owned()),
-            Resolution::Local => Self::Lost("it is an address of this host".to_owned()),
+            Resolution::Local => Self::Local,
         }
     }
 
@@ -123,7 +125,7 @@ impl Reach {
         match self {
             Self::Known { ifindex, gateway, .. } => Some((*ifindex, gateway.unwrap_or(address))),
             Self::Unknown { ask, ifindex, .. } => Some((*ifindex, *ask)),
-            Self::Lost(_) => None,
+            Self::Local | Self::Lost(_) => None,
         }
     }
 
@@ -133,6 +135,7 @@ impl Reach {
         match self {
             Self::Known { .. } => None,
             Self::Unknown { why, .. } | Self::Lost(why) => Some(why),
+            Self::Local => Some("it is an address of this host"),
         }
     }
 }
@@ -166,6 +169,7 @@ impl<'a> Egresses<'a> {
                 let same_device = self.entries.get(&old.egress()).is_some_and(|egress| egress.ifindex == ifindex);
                 Ok(if same_device { old } else { NextHop::UNRESOLVED })
             }
+            Reach::Local => Ok(NextHop::LOCAL),
             Reach::Unknown { .. } | Reach::Lost(_) => Ok(NextHop::UNRESOLVED),
         }
     }

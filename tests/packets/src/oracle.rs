@@ -18,7 +18,7 @@ use std::{
 use ipnet::IpNet;
 use lb_common::{abi::Traffic, reason::Reason};
 
-use crate::world::{Egress, Hop, Mode, Service, World};
+use crate::world::{Egress, Hop, Mode, Service, Via, World};
 use read::{Flow, Seen};
 use rewrite::{Change, End, Link};
 
@@ -195,9 +195,12 @@ impl Exits<'_> {
         Ok(self.send(hop, egress, reason, Count { service: id, backend: backend_id, traffic }, change))
     }
 
-    /// The fate of a NAT backend's packet; `None` if it is not one.
+    /// The fate of a NAT backend's packet to a client; `None` if it is not one.
     fn reply(&self) -> Option<Fate> {
         let from = self.flow.source;
+        if self.world.route(self.flow.destination.ip()).is_some_and(|route| route.via == Via::Local) {
+            return None;
+        }
         let (id, service, backend) = self.world.replier(from.ip(), from.port(), self.flow.protocol)?;
         let fate = self.try_reply(id, service, backend.id);
         Some(fate.unwrap_or_else(|reason| Fate::stay(Action::Drop, reason, Some(backend.id))))
@@ -205,7 +208,7 @@ impl Exits<'_> {
 
     fn try_reply(&self, id: u32, service: &Service, backend: u32) -> Result<Fate, Reason> {
         let route = self.world.route(self.flow.destination.ip()).ok_or(Reason::NoRoute)?;
-        let hop = route.hop.ok_or(Reason::ClientUnresolved)?;
+        let Via::Hop(hop) = route.via else { return Err(Reason::ClientUnresolved) };
         let egress = self.world.egress(hop.egress).ok_or(Reason::Inconsistent)?;
         self.admit(egress, 0)?;
         let port = if service.port == 0 { self.flow.source.port() } else { service.port };

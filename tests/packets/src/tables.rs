@@ -10,7 +10,7 @@ use lb_common::abi::{
     self, EndpointV4, EndpointV6, NextHop, OuterV4, OuterV6, Reverse, Settings, SlotWord, service_flags,
 };
 
-use crate::world::{Backend, HashInput, Hop, Mode, Service, World};
+use crate::world::{Backend, HashInput, Hop, Mode, Service, Via, World};
 
 /// The entries of every map.
 #[derive(Clone, Debug)]
@@ -52,7 +52,11 @@ impl From<&World> for Tables {
             routes_v6: BTreeMap::new(),
         };
         for route in &world.routes {
-            let hop = next_hop(route.hop);
+            let hop = match route.via {
+                Via::Hop(hop) => next_hop(Some(hop)),
+                Via::Unresolved => next_hop(None),
+                Via::Local => NextHop::LOCAL,
+            };
             match route.network {
                 IpNet::V4(network) => drop(tables.routes_v4.insert(network, hop)),
                 IpNet::V6(network) => drop(tables.routes_v6.insert(network, hop)),

@@ -81,8 +81,19 @@ pub struct Hop {
 pub struct Route {
     /// The clients.
     pub network: IpNet,
-    /// The neighbour, if its link-layer address is known.
-    pub hop: Option<Hop>,
+    /// Where to.
+    pub via: Via,
+}
+
+/// Where packets to a client network go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// To a neighbour.
+    Hop(Hop),
+    /// To a neighbour whose link-layer address is not known.
+    Unresolved,
+    /// To this host itself.
+    Local,
 }
 
 /// Transport protocol of a service.
