@@ -25,10 +25,19 @@ pub fn release() -> Result<PathBuf> {
     weir("release", &["--release"])
 }
 
+/// Where [`release`] leaves it.
+pub fn release_path() -> Result<PathBuf> {
+    path("release")
+}
+
+fn path(directory: &str) -> Result<PathBuf> {
+    Ok(cargo::target_dir()?.join(directory).join("weir"))
+}
+
 fn weir(directory: &str, flags: &[&str]) -> Result<PathBuf> {
     let build = ["build", "--package", "lb-userspace", "--bin", "weir", "--features", "object"];
     cargo::run(cargo::cargo().args(build).args(flags))?;
-    let path = cargo::target_dir()?.join(directory).join("weir");
+    let path = path(directory)?;
     ensure!(path.is_file(), "cargo has built weir, but not as {}", path.display());
     Ok(path)
 }

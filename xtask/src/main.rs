@@ -7,11 +7,13 @@ use clap::Parser;
 
 mod build;
 mod cargo;
+mod demo;
+mod lab;
 mod lint;
 mod setup;
 mod test;
 
-/// Weir's set-up, build, checks and tests.
+/// Weir's set-up, build, checks, tests and demonstration.
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask")]
 enum Verb {
@@ -19,6 +21,8 @@ enum Verb {
     Build(build::Args),
     Test(test::Args),
     Lint(lint::Args),
+    Lab(lab::Args),
+    Demo(demo::Args),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +42,8 @@ fn run(verb: &Verb) -> Result<ExitCode> {
         Verb::Build(args) => build::run(args)?,
         Verb::Test(args) => return test::run(args),
         Verb::Lint(args) => lint::run(args)?,
+        Verb::Lab(args) => lab::run(args)?,
+        Verb::Demo(args) => demo::run(args)?,
     }
     Ok(ExitCode::SUCCESS)
 }
