@@ -83,7 +83,7 @@ impl Core {
         let spec = edit.apply(&self.want.spec)?;
         let next = self.want.with(spec, &self.view, SystemTime::now());
         let affected = next.differences(&self.want);
-        let plan = plan(&self.mirror, &next.inputs(&self.capacity), Scope::Services(&affected))
+        let plan = plan(&self.mirror, &next.inputs(&self.capacity, self.dataplane.seed()), Scope::Services(&affected))
             .map_err(|full| ControlError::Conflict(full.to_string()))?;
         // Saved first: were it written first, a power failure in between would undo what was done.
         self.store.save(&next.spec).map_err(refused)?;
@@ -208,7 +208,7 @@ impl Core {
     }
 
     fn reconcile(&mut self, scope: Scope<'_>) -> anyhow::Result<()> {
-        let plan = plan(&self.mirror, &self.want.inputs(&self.capacity), scope)?;
+        let plan = plan(&self.mirror, &self.want.inputs(&self.capacity, self.dataplane.seed()), scope)?;
         self.write(&plan)?;
         let everything;
         let affected = match scope {

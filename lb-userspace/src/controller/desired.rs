@@ -39,7 +39,7 @@ pub struct BackendKey {
 pub struct Inputs<'a> {
     /// The services.
     pub services: BTreeMap<Endpoint, &'a spec::Service>,
-    /// What slots are given out by: the same on every node of a cluster that is to give them out alike.
+    /// What slots are given out by: nodes with the same give them out alike, and another moves most flows.
     pub seed: [u64; 2],
     /// Room in the tables.
     pub capacity: &'a Capacity,

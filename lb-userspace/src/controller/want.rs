@@ -75,10 +75,7 @@ impl Want {
 
     /// As the plan takes it.
     #[must_use]
-    pub fn inputs<'a>(&'a self, capacity: &'a Capacity) -> Inputs<'a> {
-        // Nodes that are to agree have a seed configured. Any other will do where there is one node, as long as it is the
-        // same after a restart: it is the flow hash that nobody may predict, and that has a seed in any case.
-        let seed = self.spec.node.seed.unwrap_or_default();
+    pub fn inputs<'a>(&'a self, capacity: &'a Capacity, seed: [u64; 2]) -> Inputs<'a> {
         Inputs { services: self.services(), seed, capacity, health: &self.health, paths: &self.paths }
     }
 

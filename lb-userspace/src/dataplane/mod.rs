@@ -33,6 +33,7 @@ pub struct Kernel {
     ebpf: Ebpf,
     maps: Maps,
     pins: Option<Pins>,
+    seed: [u64; 2],
     attachments: Vec<Attachment>,
     adopted: bool,
 }
@@ -92,7 +93,7 @@ impl Kernel {
         let program: &mut Xdp = ebpf.program_mut(PROGRAM).context("the object lacks the balancer")?.try_into()?;
         program.load().map_err(explain_program).context("cannot load the XDP program")?;
         let maps = Maps::take(&mut ebpf)?;
-        Ok(Self { ebpf, maps, pins, attachments: Vec::new(), adopted: false })
+        Ok(Self { ebpf, maps, pins, seed: settings.seed, attachments: Vec::new(), adopted: false })
     }
 
     /// Whether [`open`](Self::open) found the maps of an earlier daemon.
@@ -179,6 +180,10 @@ impl Dataplane for Kernel {
 
     fn counters(&self, services: &[u32], backends: &[u32]) -> anyhow::Result<Counters> {
         self.maps.counters(services, backends)
+    }
+
+    fn seed(&self) -> [u64; 2] {
+        self.seed
     }
 
     fn attachments(&self) -> Vec<Attachment> {

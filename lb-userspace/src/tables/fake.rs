@@ -106,6 +106,10 @@ impl Dataplane for FakeDataplane {
         Ok(counters)
     }
 
+    fn seed(&self) -> [u64; 2] {
+        [1, 2]
+    }
+
     fn attachments(&self) -> Vec<Attachment> {
         let xdp = (!self.kernel().detached).then_some(XdpMode::Native);
         vec![Attachment { interface: "fake0".into(), index: 1, xdp, why: "as configured".into() }]

@@ -147,6 +147,10 @@ pub trait Dataplane: Send {
     /// Reads the counters of these services and backends (by id), and those of all reasons.
     fn counters(&self, services: &[u32], backends: &[u32]) -> anyhow::Result<Counters>;
 
+    /// The seed that its tables were made with: of the flow hash, and of the order in which slots are given out. It stays
+    /// the same for as long as the tables do.
+    fn seed(&self) -> [u64; 2];
+
     /// The interfaces, in the order of the configuration.
     fn attachments(&self) -> Vec<Attachment>;
 

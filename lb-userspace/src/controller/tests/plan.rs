@@ -230,3 +230,16 @@ fn routes_that_do_not_fit_stay_as_they_were_and_hinder_nothing_else() {
     world.reconcile_checked(&affected);
     assert_eq!((world.tables().routes.len(), world.tables().backends.len()), (routes.len(), 1));
 }
+
+#[test]
+fn the_hosts_own_addresses_stay_the_kernels() {
+    let mut world = World::new(&service("nat", 80, "nat", &[1]));
+    let mut view = network(0..=100);
+    let local =
+        Route { table: Table::Local, prefix: "203.0.113.9/32".parse().unwrap(), metric: 0, target: Target::Local };
+    view.apply(Event::Routes(vec![local]));
+    let affected = world.want.follow(&view, 4096).unwrap();
+    world.reconcile_checked(&affected);
+    assert_eq!(world.tables().routes[&"203.0.113.9/32".parse().unwrap()], NextHop::LOCAL);
+    assert_eq!(world.spread(80), BTreeMap::from([(0, 4093)]), "the route to its backend is gone");
+}

@@ -44,7 +44,7 @@ impl World {
     }
 
     pub fn plan(&self, scope: Scope<'_>) -> Result<Plan, Full> {
-        plan(&self.mirror, &self.want.inputs(&self.capacity), scope)
+        plan(&self.mirror, &self.want.inputs(&self.capacity, [1, 2]), scope)
     }
 
     pub fn reconcile(&mut self, scope: Scope<'_>) -> Plan {
