@@ -131,10 +131,10 @@ fn congestion_in_the_tunnel_is_not_lost() {
                 let outcome = host::decapsulate(&tunnel.tos(outer).payload(&packet(inner)[14..]).bytes(), &allowed());
                 match expected {
                     Some(ecn) => {
-                        assert_eq!(outcome.frame[14..], packet(ecn)[14..], "{source}: {outer:02b}, {inner:02b}")
+                        assert_eq!(outcome.frame[14..], packet(ecn)[14..], "{source}: {outer:02b}, {inner:02b}");
                     }
                     None => {
-                        assert_eq!(outcome.reason, Some(Reason::MalformedInner), "{source}: {outer:02b}, {inner:02b}")
+                        assert_eq!(outcome.reason, Some(Reason::MalformedInner), "{source}: {outer:02b}, {inner:02b}");
                     }
                 }
             }
