@@ -70,7 +70,7 @@ pub struct Service {
     pub id: u32,
     /// First slot of this service in the slot array.
     pub first_slot: u32,
-    /// Number of slots; prime.
+    /// Number of slots.
     pub slot_count: u32,
     /// Bits of [`service_flags`].
     pub flags: u32,

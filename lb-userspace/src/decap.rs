@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use aya::{
-    EbpfLoader,
+    Ebpf, EbpfLoader,
     maps::lpm_trie::{Key, LpmTrie},
     programs::Xdp,
 };
@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
 use crate::{
-    dataplane::{Link, attach},
+    dataplane::{Link, attach, explain_load, explain_program, run_once, take},
     spec::XdpMode,
 };
 
@@ -24,30 +24,54 @@ const PROGRAM: &str = "weir_decap";
 /// # Errors
 /// Not permitted, an interface is missing or busy, or it can't do `mode`.
 pub fn run(object: &[u8], interfaces: &[String], sources: &[IpNet], mode: XdpMode) -> anyhow::Result<()> {
-    let mut ebpf = EbpfLoader::new().load(object).context("cannot load the eBPF object")?;
-    let mut sources_v4: LpmTrie<_, [u8; 4], u8> =
-        ebpf.take_map("DECAP_SOURCES_V4").context("the object lacks DECAP_SOURCES_V4")?.try_into()?;
-    let mut sources_v6: LpmTrie<_, [u8; 16], u8> =
-        ebpf.take_map("DECAP_SOURCES_V6").context("the object lacks DECAP_SOURCES_V6")?.try_into()?;
-    for source in sources {
-        let prefix = u32::from(source.prefix_len());
-        match source {
-            IpNet::V4(net) => sources_v4.insert(&Key::new(prefix, net.network().octets()), 1, 0),
-            IpNet::V6(net) => sources_v6.insert(&Key::new(prefix, net.network().octets()), 1, 0),
-        }
-        .with_context(|| format!("cannot allow {source}: at most 256 sources of each family"))?;
-    }
-    let program: &mut Xdp = ebpf.program_mut(PROGRAM).context("the object lacks the decapsulator")?.try_into()?;
-    program.load().context("cannot load the XDP program")?;
+    let mut decapsulator = Decapsulator::load(object, sources)?;
     for interface in interfaces {
         let link = Link::of(interface, mode)?;
-        attach(program, &link, None)?;
+        attach(decapsulator.program()?, &link, None)?;
         info!("{interface}: decapsulating, {} XDP", link.mode_name());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(terminated())?;
     info!("detached");
     Ok(())
+}
+
+/// The decapsulation program, loaded; detached and unloaded when dropped.
+pub struct Decapsulator(Ebpf);
+
+impl Decapsulator {
+    /// Loads the program of `object`, with these allowed sources.
+    ///
+    /// # Errors
+    /// The kernel refuses the program, or there are more than 256 sources of one address family.
+    pub fn load(object: &[u8], sources: &[IpNet]) -> anyhow::Result<Self> {
+        let mut ebpf = EbpfLoader::new().load(object).map_err(explain_load)?;
+        let mut sources_v4: LpmTrie<_, [u8; 4], u8> = take(&mut ebpf, "DECAP_SOURCES_V4")?;
+        let mut sources_v6: LpmTrie<_, [u8; 16], u8> = take(&mut ebpf, "DECAP_SOURCES_V6")?;
+        for source in sources {
+            let prefix = u32::from(source.prefix_len());
+            match source {
+                IpNet::V4(net) => sources_v4.insert(&Key::new(prefix, net.network().octets()), 1, 0),
+                IpNet::V6(net) => sources_v6.insert(&Key::new(prefix, net.network().octets()), 1, 0),
+            }
+            .with_context(|| format!("cannot allow {source}: at most 256 sources of each family"))?;
+        }
+        let mut loaded = Self(ebpf);
+        loaded.program()?.load().map_err(explain_program).context("cannot load the XDP program")?;
+        Ok(loaded)
+    }
+
+    /// Runs the program once over `frame`; see [`crate::dataplane::Kernel::test_run`].
+    ///
+    /// # Errors
+    /// The kernel refuses the run.
+    pub fn test_run(&mut self, frame: &[u8], ingress: u32) -> anyhow::Result<(u32, Vec<u8>)> {
+        run_once(self.program()?, frame, ingress)
+    }
+
+    fn program(&mut self) -> anyhow::Result<&mut Xdp> {
+        Ok(self.0.program_mut(PROGRAM).context("the object lacks the decapsulator")?.try_into()?)
+    }
 }
 
 /// Waits for SIGTERM or SIGINT.

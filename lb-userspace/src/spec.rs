@@ -102,7 +102,7 @@ pub struct Service {
     pub mode: Mode,
     /// What the flow hash covers.
     pub hash: HashInput,
-    /// Slots of this service: prime.
+    /// Slots of this service.
     pub slots: u32,
     /// How backends are checked; `None` takes them as always up.
     pub health: Option<Health>,

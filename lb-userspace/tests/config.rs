@@ -155,7 +155,7 @@ fn what_is_left_out_has_defaults() {
         protocol: Protocol::Tcp,
         mode: Mode::Nat,
         hash: HashInput::Flow,
-        slots: 4093,
+        slots: 16_384,
         health: Some(default_health()),
         backends: vec![
             plain_backend("10.0.0.11"),
@@ -200,7 +200,7 @@ fn the_reference_means_what_it_says() {
         protocol: Protocol::Tcp,
         mode: Mode::Nat,
         hash: HashInput::Flow,
-        slots: 16_381,
+        slots: 16_384,
         health: Some(Health { port: Some(port(8080)), ..default_health() }),
         backends: vec![
             Backend { name: "a".to_owned(), port: Some(port(8443)), weight: 10, ..plain_backend("10.0.0.11") },
@@ -214,7 +214,7 @@ fn the_reference_means_what_it_says() {
         protocol: Protocol::Udp,
         mode: Mode::Ipip,
         hash: HashInput::Flow,
-        slots: 4093,
+        slots: 16_384,
         health: Some(Health { port: Some(port(53)), ..default_health() }),
         backends: vec![plain_backend("10.0.1.53"), plain_backend("2001:db8:1::53")],
     };
@@ -225,7 +225,7 @@ fn the_reference_means_what_it_says() {
         protocol: Protocol::Tcp,
         mode: Mode::L2,
         hash: HashInput::Source,
-        slots: 4093,
+        slots: 16_384,
         health: Some(Health { port: Some(port(21)), ..default_health() }),
         backends: vec![plain_backend("10.0.0.21")],
     };
@@ -302,7 +302,7 @@ fn service(index: u8) -> impl Strategy<Value = Service> {
                 protocol,
                 mode,
                 hash,
-                slots: 1_048_573,
+                slots: 1_048_576,
                 health,
                 backends: backends.collect(),
             }

@@ -209,7 +209,7 @@ pub struct AddService {
     /// What of a packet chooses its backend
     #[arg(long, value_enum, default_value = "flow")]
     pub hash: HashInput,
-    /// Slots of the service, a prime; by default it follows from the backends
+    /// Slots of the service; by default it follows from the backends
     #[arg(long, value_name = "N")]
     pub slots: Option<u32>,
     /// A backend; may be repeated

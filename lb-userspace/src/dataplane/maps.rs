@@ -238,7 +238,8 @@ impl Maps {
     }
 }
 
-fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<T> {
+/// Takes the map `name` out of the loaded object.
+pub(crate) fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<T> {
     let map = ebpf.take_map(name).with_context(|| format!("the object lacks the map {name}"))?;
     T::try_from(map).with_context(|| format!("the map {name} has another shape than expected"))
 }

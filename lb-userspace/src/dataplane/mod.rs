@@ -16,6 +16,7 @@ use lb_common::abi::{self, OuterV4, OuterV6, Settings};
 use tracing::info;
 
 pub(crate) use attach::{Link, attach};
+pub(crate) use maps::take;
 use maps::{Maps, Wire};
 pub use pins::Pins;
 
@@ -243,7 +244,8 @@ fn check_settings(pinned: &Settings, node: &Node, pins: &Pins) -> anyhow::Result
     Ok(settings(node, pinned.seed))
 }
 
-fn explain_load(error: aya::EbpfError) -> anyhow::Error {
+/// The kernel's refusal of maps in an operator's words.
+pub(crate) fn explain_load(error: aya::EbpfError) -> anyhow::Error {
     let hint = match &error {
         aya::EbpfError::MapError(MapError::CreateError { io_error, .. }) => hint(io_error),
         _ => None,
@@ -255,7 +257,8 @@ fn explain_load(error: aya::EbpfError) -> anyhow::Error {
     }
 }
 
-fn explain_program(error: ProgramError) -> anyhow::Error {
+/// The kernel's refusal of a program in an operator's words.
+pub(crate) fn explain_program(error: ProgramError) -> anyhow::Error {
     let hint = match &error {
         ProgramError::LoadError { io_error, .. } => hint(io_error),
         _ => None,

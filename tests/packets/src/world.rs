@@ -50,7 +50,7 @@ pub struct Service {
     pub hash: HashInput,
     /// Backends.
     pub backends: Vec<Backend>,
-    /// Backend ids by slot, 0 where there is none; a prime number of slots.
+    /// Backend ids by slot, 0 where there is none.
     pub slots: Vec<u32>,
 }
 
