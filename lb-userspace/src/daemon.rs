@@ -89,6 +89,6 @@ fn start_controller(start: Start, node: &Node, network: NetworkMonitor) -> anyho
 }
 
 /// Ready when the sender is dropped.
-fn closed(mut stopped: watch::Receiver<()>) -> impl Future<Output = ()> + Send + 'static {
-    async move { while stopped.changed().await.is_ok() {} }
+async fn closed(mut stopped: watch::Receiver<()>) {
+    while stopped.changed().await.is_ok() {}
 }

@@ -20,7 +20,7 @@ Examples:
   weir check /etc/weir.toml               Is the configuration right?
   weir run --config /etc/weir.toml        Balance
   weir status                             What is it doing?
-  weir backend drain web 10.0.0.7         Take a server out without breaking a connection
+  weir backend drain web 10.0.0.7         Give a server no new flows
   weir stats --watch                      Watch the traffic
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.";
@@ -275,7 +275,9 @@ Examples:
         weight: u16,
     },
     /// Remove a backend; its connections break
-    #[command(after_help = "To take one out without breaking connections, drain it first.")]
+    #[command(
+        after_help = "Its flows move to the backends that get its slots, which reset them. Draining moves them too, and keeps the backend\nin the configuration and under health checks."
+    )]
     Remove(BackendName),
     /// Set the weight of a backend
     #[command(after_help = "Example:\n  weir backend weight web 10.0.0.9 5")]

@@ -145,12 +145,12 @@ impl Maps {
             }
         }
         let mut routes = BTreeMap::new();
-        for entry in self.routes_v4.iter() {
+        for entry in &self.routes_v4 {
             let (key, hop) = entry?;
             let net = Ipv4Net::new(Ipv4Addr::from(key.data()), prefix(key.prefix_len())?)?;
             routes.insert(IpNet::V4(net), hop.0);
         }
-        for entry in self.routes_v6.iter() {
+        for entry in &self.routes_v6 {
             let (key, hop) = entry?;
             let net = Ipv6Net::new(Ipv6Addr::from(key.data()), prefix(key.prefix_len())?)?;
             routes.insert(IpNet::V6(net), hop.0);
@@ -247,11 +247,11 @@ pub(crate) fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &st
 impl<V: Pod> Endpoints<V> {
     fn read(&self) -> anyhow::Result<BTreeMap<Endpoint, V>> {
         let mut all = BTreeMap::new();
-        for entry in self.v4.iter() {
+        for entry in &self.v4 {
             let (key, value) = entry?;
             all.insert(Endpoint::from(key.0), value.0);
         }
-        for entry in self.v6.iter() {
+        for entry in &self.v6 {
             let (key, value) = entry?;
             all.insert(Endpoint::from(key.0), value.0);
         }
@@ -291,9 +291,11 @@ impl Slots {
     }
 
     fn words(&self) -> &[AtomicU64] {
+        #[expect(clippy::cast_ptr_alignment, reason = "a mapping starts on a page")]
+        let words = self.memory.as_mut_ptr().cast::<AtomicU64>();
         // SAFETY: the mapping is `count` words long, starts on a page, is shared with the kernel and lives as long as
         // `self`; it is only ever accessed atomically, here and in the XDP program.
-        unsafe { std::slice::from_raw_parts(self.memory.as_mut_ptr().cast::<AtomicU64>(), self.count) }
+        unsafe { std::slice::from_raw_parts(words, self.count) }
     }
 
     fn range(&self, first: u32, count: u32) -> anyhow::Result<&[AtomicU64]> {

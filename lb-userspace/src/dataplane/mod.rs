@@ -47,12 +47,11 @@ impl Kernel {
     /// The pinned maps have another layout, other sizes or another hash seed than asked for; or the kernel refuses.
     /// Pinned state that is in use is left alone then.
     pub fn open(object: &[u8], node: &Node, pins: Pins) -> anyhow::Result<Self> {
-        let adopted = match pins.settings()? {
-            Some(pinned) => Some(check_settings(&pinned, node, &pins)?),
-            None => {
-                pins.remove_unfinished()?;
-                None
-            }
+        let adopted = if let Some(pinned) = pins.settings()? {
+            Some(check_settings(&pinned, node, &pins)?)
+        } else {
+            pins.remove_unfinished()?;
+            None
         };
         let settings = adopted.unwrap_or_else(|| settings(node, rand::random()));
         let capacity = Capacity::of(&node.tables);
@@ -207,20 +206,16 @@ fn settings(node: &Node, drawn: [u64; 2]) -> Settings {
         host_mask: net.hostmask().to_bits(),
     });
     let outer_v6 = node.outer_v6.map_or_else(OuterV6::default, |net| {
-        let (network, mask) = (net.network().to_bits(), net.hostmask().to_bits());
-        OuterV6 { network_high: high(network), network_low: low(network), host_mask: low(mask) }
+        let [network_high, network_low] = halves(net.network().to_bits());
+        let [_, host_mask] = halves(net.hostmask().to_bits());
+        OuterV6 { network_high, network_low, host_mask }
     });
     Settings { abi_version: abi::ABI_VERSION, pad: 0, seed: node.seed.unwrap_or(drawn), outer_v4, outer_v6 }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the upper half")]
-const fn high(bits: u128) -> u64 {
-    (bits >> 64) as u64
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the lower half")]
-const fn low(bits: u128) -> u64 {
-    bits as u64
+/// The high and the low half.
+fn halves(bits: u128) -> [u64; 2] {
+    bytemuck::cast::<_, [[u8; 8]; 2]>(bits.to_be_bytes()).map(u64::from_be_bytes)
 }
 
 /// The settings to go on with where tables made with `pinned` are to be adopted for `node`.
@@ -286,7 +281,7 @@ pub(crate) fn ensure_bpffs(path: &Path) -> anyhow::Result<()> {
     // The magic number of bpffs, linux/magic.h.
     const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
     let found = rustix::fs::statfs(path).with_context(|| format!("cannot look at {}", path.display()))?;
-    if i64::from(found.f_type) != BPF_FS_MAGIC {
+    if found.f_type != BPF_FS_MAGIC {
         bail!("{} is not a BPF file system: mount -t bpf bpf {0}", path.display());
     }
     Ok(())

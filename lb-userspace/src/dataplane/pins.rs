@@ -91,9 +91,10 @@ impl Pins {
     pub(crate) fn links(&self) -> anyhow::Result<Vec<Link>> {
         let mut links = Vec::new();
         for name in list(&self.links_directory())? {
-            match Link::from_pin_name(&name) {
-                Some(link) => links.push(link),
-                None => warn!("{}/{name}: not a pin of weir's", self.links_directory().display()),
+            if let Some(link) = Link::from_pin_name(&name) {
+                links.push(link);
+            } else {
+                warn!("{}/{name}: not a pin of weir's", self.links_directory().display());
             }
         }
         Ok(links)

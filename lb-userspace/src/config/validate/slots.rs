@@ -60,7 +60,7 @@ mod tests {
         assert_eq!(slots(&[1000, 5]), 65_536, "201 units");
         assert_eq!(slots(&[1; 2048]), 262_144);
         assert_eq!(slots(&[1; 2049]), 1_048_576);
-        assert_eq!(slots(&[1000; 10_000]), 1_048_576, "10,000 x 128 fits nowhere");
+        assert_eq!(slots(&vec![1000; 10_000]), 1_048_576, "10,000 x 128 fits nowhere");
     }
 
     #[test]
