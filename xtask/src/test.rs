@@ -15,6 +15,9 @@ use crate::{build, cargo, setup};
 #[derive(clap::Args)]
 pub struct Args {}
 
+/// The packages whose tests load eBPF programs or make network namespaces.
+const NEED_ROOT: [&str; 2] = ["weir-lab", "weir-system"];
+
 /// How many tests ended how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Tally {
@@ -31,7 +34,7 @@ pub fn run(Args {}: &Args) -> Result<ExitCode> {
     }
 
     let mut tally = Tally::default();
-    println!("\n== on the host: no root, no eBPF ==");
+    println!("\n== on the host: what needs neither root nor eBPF ==");
     tally += rung(host_tests());
     println!("\n== on the kernel: packets through the eBPF programs, and Weir in the lab ==");
     if root {
@@ -46,21 +49,19 @@ pub fn run(Args {}: &Args) -> Result<ExitCode> {
 }
 
 fn host_tests() -> Result<Tally> {
-    cargo_test(cargo::cargo().args([
-        "test",
-        "--workspace",
-        "--exclude=lb-ebpf",
-        "--exclude=weir-system",
-        "--no-fail-fast",
-    ]))
+    let arguments = ["test", "--workspace", "--exclude=lb-ebpf", "--no-fail-fast"];
+    let elsewhere = NEED_ROOT.map(|package| format!("--exclude={package}"));
+    cargo_test(cargo::cargo().args(arguments).args(elsewhere))
 }
 
 /// In the release profile, so that the object that was built for `weir` serves the tests too; one by one, because they
-/// measure and because they share the machine's network namespaces.
+/// measure, and because they share the machine.
 fn system_tests() -> Result<Tally> {
     let weir = build::release()?;
-    let arguments = ["test", "--release", "--package=weir-system", "--no-fail-fast", "--", "--test-threads=1"];
-    cargo_test(cargo::cargo().args(arguments).env("WEIR_BIN", weir))
+    let packages = NEED_ROOT.map(|package| format!("--package={package}"));
+    let mut command = cargo::cargo();
+    command.args(["test", "--release", "--no-fail-fast"]).args(packages).args(["--", "--test-threads=1"]);
+    cargo_test(command.env("WEIR_BIN", weir))
 }
 
 /// What a rung adds; one that could not run at all counts as a failed test.
