@@ -3,6 +3,9 @@
 //! Nothing that could live in lb-common is here.
 #![no_std]
 #![no_main]
+#![allow(clippy::inline_always, reason = "in the kernel a call costs registers, stack and verifier precision")]
+#![expect(missing_docs, reason = "the macro that makes the entry points makes functions without")]
+#![expect(clippy::needless_pass_by_value, reason = "the macro calls entry points with a context by value")]
 
 mod decap;
 mod frame;

@@ -95,8 +95,8 @@ fn with_traffic(map: &PerCpuArray<Traffic>, index: u32, count: impl FnOnce(&mut 
 }
 
 macro_rules! loaded {
-    // SAFETY: reads a static of the program; volatile, since the loader replaces the value that the compiler sees.
     ($field:ident) => {
+        // SAFETY: reads a static of the program; volatile, since the loader replaces the value that the compiler sees.
         unsafe { core::ptr::read_volatile(&raw const LOADED_SETTINGS.$field) }
     };
 }
@@ -122,7 +122,8 @@ impl Tables for KernelTables<'_> {
 
     #[inline(always)]
     fn ingress_ifindex(&self) -> u32 {
-        self.0.ingress_ifindex() as u32
+        // SAFETY: the context is the kernel's own.
+        unsafe { (*self.0.ctx).ingress_ifindex }
     }
 
     #[inline(always)]
