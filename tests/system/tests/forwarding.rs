@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -59,6 +59,9 @@ fn forwards(mode: Mode, two_armed: bool) -> Result<()> {
     let Some(builder) = lab()? else { return Ok(()) };
     let lab = builder.clients(2).backends(4).mode(mode).two_armed(two_armed).build()?;
     let services: Vec<_> = Family::BOTH.into_iter().flat_map(|family| services(&lab, family)).collect();
+    if mode == Mode::Nat {
+        give_addresses(&lab, &services)?;
+    }
     let weir = lab.weir(&lab.config(&services))?;
     for family in Family::BOTH {
         let check = || {
@@ -77,7 +80,14 @@ fn forwards(mode: Mode, two_armed: bool) -> Result<()> {
 
 /// The services of `family`, named `web-V4` and so on, on a VIP each.
 fn services(lab: &Lab, family: Family) -> Vec<Service> {
-    let make = |what: &str, vip: u8| Service { vip: family.vip(vip), ..lab.service(&name(what, family), family) };
+    let make = |what: &str, vip: u8| {
+        let mut service = Service { vip: family.vip(vip), ..lab.service(&name(what, family), family) };
+        if lab.mode() == Mode::Nat {
+            // Replies are told apart by the backend's address, so that each service needs others.
+            service.members.iter_mut().for_each(|member| member.address = address_for(vip, member.address));
+        }
+        service
+    };
     let mut services = vec![
         make("web", 1).weights(&WEIGHTS),
         Service { port: Some(UDP_ECHO_PORT), protocol: "udp", ..make("echo", 1) },
@@ -96,6 +106,28 @@ fn services(lab: &Lab, family: Family) -> Vec<Service> {
         Mode::L2 => {}
     }
     services
+}
+
+/// Of a backend's many addresses, the one for the services on VIP `vip`; on the first it is its own.
+fn address_for(vip: u8, own: IpAddr) -> IpAddr {
+    match own {
+        IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits() + 20 * u32::from(vip - 1)).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() + 0x100 * u128::from(vip - 1)).into(),
+    }
+}
+
+/// Gives the backends the addresses that `services` have for them.
+fn give_addresses(lab: &Lab, services: &[Service]) -> Result<()> {
+    for (index, backend) in lab.backends().iter().enumerate() {
+        let addresses: BTreeSet<_> = services.iter().map(|service| service.members[index].address).collect();
+        let own = Family::BOTH.map(|family| backend.address(family));
+        let add = |address: &IpAddr| match address {
+            IpAddr::V4(v4) => format!("address add {v4}/24 dev eth0\n"),
+            IpAddr::V6(v6) => format!("address add {v6}/64 dev eth0 nodad\n"),
+        };
+        backend.netns().ip(&addresses.iter().filter(|address| !own.contains(address)).map(add).collect::<String>())?;
+    }
+    Ok(())
 }
 
 fn name(what: &str, family: Family) -> String {
