@@ -1,14 +1,13 @@
 //! Attaching an XDP program to an interface, through links that can be pinned.
 
-use std::fs;
-
 use anyhow::{Context as _, anyhow};
 use aya::programs::{
     ProgramError, Xdp, XdpMode as AyaMode,
     links::{FdLink, PinnedLink},
     xdp::XdpLink,
 };
-use tracing::info;
+use rustix::io::Errno;
+use tracing::{info, warn};
 
 use super::Pins;
 use crate::spec::XdpMode;
@@ -60,12 +59,28 @@ impl Link {
 /// Attaches `program`, and pins the link where `pins` are given. Where an earlier daemon's link is pinned, its
 /// program is replaced atomically, and the answer is true.
 pub(crate) fn attach(program: &mut Xdp, link: &Link, pins: Option<&Pins>) -> anyhow::Result<bool> {
-    if let Some(pins) = pins {
-        if replace(program, link, pins)? {
-            return Ok(true);
-        }
-        detach_other_modes(link, pins)?;
+    let Some(pins) = pins else {
+        return create(program, link, None).map(|()| false);
+    };
+    if replace(program, link, pins)? {
+        return Ok(true);
     }
+    let detached = detach_others(link, pins)?;
+    let created = create(program, link, Some(pins));
+    if created.is_err() {
+        // What forwarded before goes on forwarding, as far as its interface is still there.
+        for other in &detached {
+            match create(program, other, Some(pins)) {
+                Ok(()) => info!("{}: attached again, {} XDP", other.interface, other.mode_name()),
+                Err(error) => warn!("{}: can't be attached again: {error:#}", other.interface),
+            }
+        }
+    }
+    created.map(|()| false)
+}
+
+/// Attaches `program` by a new link, and pins that where `pins` are given.
+fn create(program: &mut Xdp, link: &Link, pins: Option<&Pins>) -> anyhow::Result<()> {
     let mode = match link.mode {
         XdpMode::Native => AyaMode::Driver,
         XdpMode::Generic => AyaMode::Skb,
@@ -79,10 +94,10 @@ pub(crate) fn attach(program: &mut Xdp, link: &Link, pins: Option<&Pins>) -> any
         let path = pins.link(link);
         taken.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
     }
-    Ok(false)
+    Ok(())
 }
 
-/// Replaces the program behind `link`'s pin, if there is one.
+/// Replaces the program behind `link`'s pin, if there is one whose interface still exists.
 fn replace(program: &mut Xdp, link: &Link, pins: &Pins) -> anyhow::Result<bool> {
     let path = pins.link(link);
     if !path.exists() {
@@ -90,38 +105,50 @@ fn replace(program: &mut Xdp, link: &Link, pins: &Pins) -> anyhow::Result<bool> 
     }
     let pinned = PinnedLink::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))?;
     let pinned: XdpLink = FdLink::from(pinned).try_into().with_context(|| path.display().to_string())?;
-    let id =
-        program.attach_to_link(pinned).with_context(|| format!("cannot replace the program on {}", link.interface))?;
-    // The pin keeps the link: this handle may go.
-    drop(program.take_link(id)?);
-    Ok(true)
+    match program.attach_to_link(pinned) {
+        Ok(id) => {
+            // The pin keeps the link: this handle may go.
+            drop(program.take_link(id)?);
+            Ok(true)
+        }
+        // The interface was deleted, and another has its name and index.
+        Err(error) if errno(&error) == Some(Errno::NOLINK) => {
+            pins.remove_link(link)?;
+            Ok(false)
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot replace the program on {}", link.interface)),
+    }
 }
 
-/// A link's mode can't be changed, so one in the other mode has to go before.
-fn detach_other_modes(link: &Link, pins: &Pins) -> anyhow::Result<()> {
-    for other in pins.links()? {
-        if other.interface == link.interface && other != *link {
-            info!("{}: detaching the earlier program ({} XDP)", other.interface, other.mode_name());
-            fs::remove_file(pins.link(&other))
-                .with_context(|| format!("cannot remove {}", pins.link(&other).display()))?;
-        }
+/// Detaches the earlier links of the same interface, and tells them: a link's mode can't be changed, and a link of the
+/// interface's former name or index is in the way too.
+fn detach_others(link: &Link, pins: &Pins) -> anyhow::Result<Vec<Link>> {
+    let mut others = pins.links()?;
+    others.retain(|other| (other.interface == link.interface || other.index == link.index) && other != link);
+    for other in &others {
+        info!("{}: detaching the earlier program ({} XDP)", other.interface, other.mode_name());
+        pins.remove_link(other)?;
     }
-    Ok(())
+    Ok(others)
+}
+
+/// The error number behind a refusal of the kernel's.
+fn errno(error: &ProgramError) -> Option<Errno> {
+    match error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error().map(Errno::from_raw_os_error),
+        _ => None,
+    }
 }
 
 /// The kernel's refusal in an operator's words.
 fn explain(error: ProgramError, link: &Link) -> anyhow::Error {
     let name = &link.interface;
-    let errno = match &error {
-        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
-        _ => None,
-    };
-    let what = match errno.map(rustix::io::Errno::from_raw_os_error) {
-        Some(rustix::io::Errno::BUSY) => format!(
+    let what = match errno(&error) {
+        Some(Errno::BUSY) => format!(
             "{name}: another XDP program is attached; see `ip link show dev {name}`, and remove it with `ip link set \
              dev {name} xdp off` or the tool that attached it"
         ),
-        Some(rustix::io::Errno::OPNOTSUPP) if link.mode == XdpMode::Native => format!(
+        Some(Errno::OPNOTSUPP) if link.mode == XdpMode::Native => format!(
             "{name}: its driver has no native XDP; use an interface that has (see `weir doctor`), or set `xdp = \
              \"generic\"`, which works on every device and is several times slower"
         ),

@@ -1,0 +1,106 @@
+//! Attaching to interfaces that are not what they were when an earlier daemon attached to them.
+
+use std::process::{self, Command};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::test_helpers::NetNsGuard;
+use weir::{
+    dataplane::{Kernel, Pins},
+    object::OBJECT,
+    spec::{Node, OnExit, TableSizes, XdpMode},
+};
+
+#[test]
+fn an_interface_that_was_made_anew_with_its_old_index_is_attached_to() -> Result<()> {
+    let host = Host::new("anew")?;
+    make_veth()?;
+    host.attach("in0", XdpMode::Native)?;
+    ip(&["link", "del", "in0"])?;
+    make_veth()?;
+    assert_eq!(xdp("in0")?, None);
+    host.attach("in0", XdpMode::Native)?;
+    assert_eq!(xdp("in0")?, Some(XdpMode::Native));
+    Ok(())
+}
+
+#[test]
+fn an_interface_with_a_new_name_is_attached_to() -> Result<()> {
+    let host = Host::new("renamed")?;
+    make_veth()?;
+    host.attach("in0", XdpMode::Native)?;
+    ip(&["link", "set", "in0", "name", "new0"])?;
+    host.attach("new0", XdpMode::Native)?;
+    assert_eq!(xdp("new0")?, Some(XdpMode::Native));
+    Ok(())
+}
+
+#[test]
+fn a_mode_that_the_driver_lacks_leaves_the_earlier_one() -> Result<()> {
+    let host = Host::new("mode")?;
+    ip(&["link", "add", "in0", "type", "bridge"])?;
+    host.attach("in0", XdpMode::Generic)?;
+    let error = host.attach("in0", XdpMode::Native).unwrap_err().to_string();
+    assert!(error.contains("no native XDP"), "{error}");
+    assert_eq!(xdp("in0")?, Some(XdpMode::Generic));
+    host.attach("in0", XdpMode::Generic)?;
+    assert_eq!(xdp("in0")?, Some(XdpMode::Generic));
+    Ok(())
+}
+
+/// A host, and pins of its own on it. Both are gone when this is dropped.
+struct Host {
+    instance: String,
+    _namespace: NetNsGuard,
+}
+
+impl Host {
+    fn new(test: &str) -> Result<Self> {
+        Ok(Self { instance: format!("test-{test}-{}", process::id()), _namespace: NetNsGuard::new()? })
+    }
+
+    /// What a daemon does when it starts; it is killed right after.
+    fn attach(&self, interface: &str, xdp: XdpMode) -> Result<()> {
+        let node = Node {
+            instance: self.instance.clone(),
+            interfaces: vec![interface.to_owned()],
+            xdp,
+            on_exit: OnExit::Keep,
+            socket: "/nonexistent".into(),
+            state_dir: "/nonexistent".into(),
+            metrics: None,
+            seed: None,
+            outer_v4: None,
+            outer_v6: None,
+            tables: TableSizes { services: 1, backends: 1, slots: 101, routes: 1 },
+        };
+        Kernel::open(OBJECT, &node, Pins::of(&self.instance))?.attach(&node.interfaces, node.xdp)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Err(error) = Pins::of(&self.instance).remove_all() {
+            eprintln!("pins of {} stay: {error:#}", self.instance);
+        }
+    }
+}
+
+fn make_veth() -> Result<()> {
+    ip(&["link", "add", "in0", "index", "100", "type", "veth", "peer", "name", "other0"]).map(drop)
+}
+
+/// How a program is attached to `interface`, as the kernel tells.
+fn xdp(interface: &str) -> Result<Option<XdpMode>> {
+    let shown = ip(&["link", "show", "dev", interface])?;
+    Ok(if shown.contains(" xdpgeneric ") {
+        Some(XdpMode::Generic)
+    } else {
+        shown.contains(" xdp ").then_some(XdpMode::Native)
+    })
+}
+
+fn ip(arguments: &[&str]) -> Result<String> {
+    let output = Command::new("ip").args(arguments).output().context("cannot run ip")?;
+    ensure!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
