@@ -165,7 +165,7 @@ impl Maps {
             routes,
             egresses: (1..self.egresses.len())
                 .filter_map(|index| Some((u16::try_from(index).ok()?, self.egresses.get(&index, 0).ok()?.0)))
-                .filter(|(_, egress)| egress.ifindex != 0)
+                .filter(|(index, egress)| egress.ifindex != 0 && self.has_device(*index, egress.ifindex))
                 .collect(),
             services,
         })
@@ -206,6 +206,12 @@ impl Maps {
     fn set_egress(&mut self, index: u16, egress: &Egress) -> anyhow::Result<()> {
         self.devices.set(u32::from(index), egress.ifindex, None, 0)?;
         Ok(self.egresses.set(u32::from(index), Wire(*egress), 0)?)
+    }
+
+    /// Whether the device map has `ifindex` at `index`. The kernel empties its entries when a device is unregistered, and
+    /// the egress entry that stays describes whatever has that interface index next.
+    fn has_device(&self, index: u16, ifindex: u32) -> bool {
+        self.devices.get(u32::from(index), 0).is_ok_and(|device| device.if_index == ifindex)
     }
 
     pub(super) fn take_wanted_neighbours(&mut self) -> anyhow::Result<Vec<IpAddr>> {

@@ -73,6 +73,15 @@ fn the_tables_that_the_kernel_holds_are_those_that_were_written() -> Result<()> 
     Ok(())
 }
 
+#[test]
+fn a_device_that_went_away_leaves_no_egress() -> Result<()> {
+    let rig = Rig::new()?;
+    assert!(!rig.kernel.read()?.egresses.is_empty());
+    ip(&["link", "del", "in0"])?;
+    assert_eq!(rig.kernel.read()?.egresses, BTreeMap::new(), "the device map has emptied itself");
+    Ok(())
+}
+
 /// The balancer's program, loaded and configured with the fixtures' world in a network namespace of its own.
 struct Rig {
     kernel: Kernel,
