@@ -206,13 +206,18 @@ impl NetworkView {
         self.neighbours.get(&(ifindex, address)).copied()
     }
 
-    /// Whether every address resolves the same in `other`, and the links are the same.
+    /// Whether every address resolves the same in `other`, the same neighbours were asked in vain, and the links are the
+    /// same.
     ///
     /// Neighbours that only change between usable states make no difference.
     #[must_use]
     pub fn forwards_like(&self, other: &Self) -> bool {
         let usable = |view: &Self| view.usable_neighbours().map(|(key, mac)| (*key, mac)).collect::<Vec<_>>();
-        self.links == other.links && self.routes == other.routes && usable(self) == usable(other)
+        let failed = |view: &Self| view.failed_neighbours().copied().collect::<Vec<_>>();
+        self.links == other.links
+            && self.routes == other.routes
+            && usable(self) == usable(other)
+            && failed(self) == failed(other)
     }
 
     /// How a frame gets to `address`.
@@ -311,6 +316,10 @@ impl NetworkView {
 
     fn usable_neighbours(&self) -> impl Iterator<Item = (&(u32, IpAddr), Mac)> {
         self.neighbours.iter().filter_map(|(key, neighbour)| Some((key, neighbour.usable_mac()?)))
+    }
+
+    fn failed_neighbours(&self) -> impl Iterator<Item = &(u32, IpAddr)> {
+        self.neighbours.iter().filter(|(_, neighbour)| neighbour.state == NeighbourState::Failed).map(|(key, _)| key)
     }
 }
 

@@ -228,6 +228,7 @@ fn only_what_changes_a_next_hop_makes_views_differ() {
     assert!(view.forwards_like(&after(neighbour(ETH0, "10.0.0.77", [1; 6], Incomplete))));
     assert!(!view.forwards_like(&after(neighbour(ETH0, "10.0.0.1", [1; 6], Reachable))));
     assert!(!view.forwards_like(&after(neighbour(ETH0, "10.0.0.1", GATEWAY_MAC, Failed))));
+    assert!(!view.forwards_like(&after(neighbour(ETH0, "10.0.0.77", [1; 6], Failed))));
     assert!(!view.forwards_like(&after(link(ETH1, false))));
     assert!(!view.forwards_like(&after(Event::Routes(base_routes().split_off(5)))));
 }
