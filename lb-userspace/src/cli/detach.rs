@@ -26,6 +26,8 @@ fn remove_pins(pins: &Pins) -> anyhow::Result<Option<Detached>> {
     if !pins.directory().try_exists()? {
         return Ok(None);
     }
+    // A daemon whose socket is elsewhere would go on as if nothing had happened.
+    let _lock = pins.lock()?;
     let interfaces = pins.links()?.into_iter().map(|link| link.interface).collect();
     pins.remove_all()?;
     Ok(Some(Detached { interfaces }))

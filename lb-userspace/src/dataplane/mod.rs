@@ -18,7 +18,7 @@ use tracing::info;
 pub(crate) use attach::{Link, attach};
 pub(crate) use maps::take;
 use maps::{Maps, Wire};
-pub use pins::Pins;
+pub use pins::{Lock, Pins};
 
 use crate::{
     spec::{Node, XdpMode},
@@ -34,6 +34,8 @@ pub struct Kernel {
     ebpf: Ebpf,
     maps: Maps,
     pins: Option<Pins>,
+    // Keeps other daemons from the pins.
+    _lock: Option<Lock>,
     seed: [u64; 2],
     attachments: Vec<Attachment>,
     adopted: bool,
@@ -44,9 +46,10 @@ impl Kernel {
     /// otherwise new ones are made. Attaches nothing yet.
     ///
     /// # Errors
-    /// The pinned maps have another layout, other sizes or another hash seed than asked for; or the kernel refuses.
-    /// Pinned state that is in use is left alone then.
+    /// Another daemon works with the pins; they have another layout, other sizes or another hash seed than asked for; or
+    /// the kernel refuses. Pinned state that is in use is left alone then.
     pub fn open(object: &[u8], node: &Node, pins: Pins) -> anyhow::Result<Self> {
+        let lock = pins.lock()?;
         let adopted = if let Some(pinned) = pins.settings()? {
             Some(check_settings(&pinned, node, &pins)?)
         } else {
@@ -56,7 +59,7 @@ impl Kernel {
         let settings = adopted.unwrap_or_else(|| settings(node, rand::random()));
         let capacity = Capacity::of(&node.tables);
         pins.make_directories()?;
-        let mut kernel = Self::load(object, settings, &capacity, Some(pins))?;
+        let mut kernel = Self::load(object, settings, &capacity, Some((pins, lock)))?;
         if adopted.is_some() {
             kernel.maps.check_capacity(&capacity).context(
                 "the pinned tables have other sizes than [node.tables]; they can only change after `weir detach`, \
@@ -77,7 +80,13 @@ impl Kernel {
         Self::load(object, settings, capacity, None)
     }
 
-    fn load(object: &[u8], settings: Settings, capacity: &Capacity, pins: Option<Pins>) -> anyhow::Result<Self> {
+    fn load(
+        object: &[u8],
+        settings: Settings,
+        capacity: &Capacity,
+        pins: Option<(Pins, Lock)>,
+    ) -> anyhow::Result<Self> {
+        let (pins, lock) = pins.unzip();
         let wire = Wire(settings);
         let mut loader = EbpfLoader::new();
         loader.override_global("LOADED_SETTINGS", &wire, true);
@@ -93,7 +102,7 @@ impl Kernel {
         let program: &mut Xdp = ebpf.program_mut(PROGRAM).context("the object lacks the balancer")?.try_into()?;
         program.load().map_err(explain_program).context("cannot load the XDP program")?;
         let maps = Maps::take(&mut ebpf)?;
-        Ok(Self { ebpf, maps, pins, seed: settings.seed, attachments: Vec::new(), adopted: false })
+        Ok(Self { ebpf, maps, pins, _lock: lock, seed: settings.seed, attachments: Vec::new(), adopted: false })
     }
 
     /// Whether [`open`](Self::open) found the maps of an earlier daemon.

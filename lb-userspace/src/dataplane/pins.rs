@@ -6,13 +6,18 @@
 //! ```
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use aya::maps::{Array, Map, MapData};
 use lb_common::abi::Settings;
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 use tracing::warn;
 
 use super::{Link, ensure_bpffs, maps::Wire};
@@ -53,8 +58,25 @@ impl Pins {
         self.directory.join("links")
     }
 
-    pub(super) fn make_directories(&self) -> anyhow::Result<()> {
+    /// Makes the directory, and keeps other processes from these pins until the answer is dropped.
+    ///
+    /// # Errors
+    /// Another process has them: a daemon of this instance, whatever its socket. Or there is no BPF file system.
+    pub fn lock(&self) -> anyhow::Result<Lock> {
         ensure_bpffs(Path::new(BPFFS))?;
+        let path = self.directory.display();
+        fs::create_dir_all(&self.directory).with_context(|| format!("cannot create {path}"))?;
+        let directory = File::open(&self.directory).with_context(|| format!("cannot open {path}"))?;
+        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Lock { _directory: directory }),
+            Err(Errno::WOULDBLOCK) => Err(anyhow!(
+                "another daemon works with {path}: give each its own node.instance, or talk to that one with --socket"
+            )),
+            Err(error) => Err(error).with_context(|| format!("cannot lock {path}")),
+        }
+    }
+
+    pub(super) fn make_directories(&self) -> anyhow::Result<()> {
         for directory in [self.directory.join("maps"), self.links_directory()] {
             fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
         }
@@ -80,9 +102,9 @@ impl Pins {
 
     /// Removes what a start that did not finish left; nothing can be attached yet then.
     pub(super) fn remove_unfinished(&self) -> anyhow::Result<()> {
-        if self.directory.exists() {
+        if !list(&self.directory)?.is_empty() {
             warn!("{}: removing pins of a start that did not finish", self.directory.display());
-            self.remove_all()?;
+            self.remove_contents()?;
         }
         Ok(())
     }
@@ -110,14 +132,26 @@ impl Pins {
     /// # Errors
     /// A pin can't be removed.
     pub fn remove_all(&self) -> anyhow::Result<()> {
+        self.remove_contents()?;
+        remove_directory(&self.directory)
+    }
+
+    fn remove_contents(&self) -> anyhow::Result<()> {
         for directory in [self.links_directory(), self.directory.join("maps")] {
             for name in list(&directory)? {
                 remove(&directory.join(name))?;
             }
             remove_directory(&directory)?;
         }
-        remove_directory(&self.directory)
+        Ok(())
     }
+}
+
+/// Keeps other processes from the pins of an instance for as long as it lives; see [`Pins::lock`].
+#[derive(Debug)]
+pub struct Lock {
+    /// Locked; closing it unlocks.
+    _directory: File,
 }
 
 /// Names in `directory`; none if it does not exist.

@@ -1,4 +1,4 @@
-//! Attaching to interfaces that are not what they were when an earlier daemon attached to them.
+//! Attaching where an earlier daemon attached: to interfaces that are not what they were, and while it still runs.
 
 use std::process::{self, Command};
 
@@ -47,6 +47,18 @@ fn a_mode_that_the_driver_lacks_leaves_the_earlier_one() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_second_daemon_of_an_instance_touches_nothing() -> Result<()> {
+    let host = Host::new("second")?;
+    make_veth()?;
+    let first = Kernel::open(OBJECT, &host.node("in0", XdpMode::Native), Pins::of(&host.instance))?;
+    let error = host.attach("in0", XdpMode::Native).unwrap_err().to_string();
+    assert!(error.contains("another daemon works with"), "{error}");
+    assert_eq!(xdp("in0")?, None);
+    drop(first);
+    host.attach("in0", XdpMode::Native)
+}
+
 /// A host, and pins of its own on it. Both are gone when this is dropped.
 struct Host {
     instance: String,
@@ -60,7 +72,12 @@ impl Host {
 
     /// What a daemon does when it starts; it is killed right after.
     fn attach(&self, interface: &str, xdp: XdpMode) -> Result<()> {
-        let node = Node {
+        let node = self.node(interface, xdp);
+        Kernel::open(OBJECT, &node, Pins::of(&self.instance))?.attach(&node.interfaces, node.xdp)
+    }
+
+    fn node(&self, interface: &str, xdp: XdpMode) -> Node {
+        Node {
             instance: self.instance.clone(),
             interfaces: vec![interface.to_owned()],
             xdp,
@@ -72,8 +89,7 @@ impl Host {
             outer_v4: None,
             outer_v6: None,
             tables: TableSizes { services: 1, backends: 1, slots: 101, routes: 1 },
-        };
-        Kernel::open(OBJECT, &node, Pins::of(&self.instance))?.attach(&node.interfaces, node.xdp)
+        }
     }
 }
 
