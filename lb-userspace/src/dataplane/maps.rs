@@ -50,7 +50,7 @@ pub(super) const NAMES: [&str; 15] = [
 
 /// Entries of the maps whose sizes are configured.
 pub(super) fn sizes(capacity: &Capacity) -> [(&'static str, u32); 12] {
-    let egresses = u32::from(capacity.egresses);
+    let (egresses, routes) = (u32::from(capacity.egresses), route_entries(capacity));
     [
         ("SERVICES_V4", capacity.services),
         ("SERVICES_V6", capacity.services),
@@ -58,13 +58,19 @@ pub(super) fn sizes(capacity: &Capacity) -> [(&'static str, u32); 12] {
         ("BACKENDS", capacity.backend_ids),
         ("REVERSE_V4", capacity.reverse),
         ("REVERSE_V6", capacity.reverse),
-        ("ROUTES_V4", capacity.routes),
-        ("ROUTES_V6", capacity.routes),
+        ("ROUTES_V4", routes),
+        ("ROUTES_V6", routes),
         ("EGRESSES", egresses),
         ("DEVICES", egresses),
         ("SERVICE_TRAFFIC", capacity.service_ids),
         ("BACKEND_TRAFFIC", capacity.backend_ids),
     ]
+}
+
+/// Entries of a routes map: new routes come before old ones go, and all of them may be others. A trie takes memory only
+/// for what is in it.
+const fn route_entries(capacity: &Capacity) -> u32 {
+    capacity.routes.saturating_mul(2)
 }
 
 /// A map key or value of lb-common, which knows nothing of aya.
@@ -124,7 +130,7 @@ impl Maps {
             ("services", self.services.v4.map().info()?.max_entries(), capacity.services),
             ("backends", self.backends.map().info()?.max_entries(), capacity.backend_ids),
             ("slots", self.slots.map.map().info()?.max_entries(), capacity.slots),
-            ("routes", self.routes_v4.map().info()?.max_entries(), capacity.routes),
+            ("routes", self.routes_v4.map().info()?.max_entries(), route_entries(capacity)),
         ];
         for (what, found, wanted) in found {
             ensure!(found == wanted, "{what}: room for {found} pinned, for {wanted} configured");

@@ -103,7 +103,7 @@ pub struct Capacity {
     pub slots: u32,
     /// Each reverse map.
     pub reverse: u32,
-    /// Each routes map.
+    /// Routes of each family.
     pub routes: u32,
     /// Egress array and device map; indices start at 1.
     pub egresses: u16,

@@ -9,12 +9,16 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use aya::test_helpers::NetNsGuard;
-use ipnet::IpNet;
-use lb_common::{abi::Traffic, reason::Reason};
+use ipnet::{IpNet, Ipv4Net};
+use lb_common::{
+    abi::{NextHop, Settings, Traffic},
+    reason::Reason,
+};
 use weir::{
     dataplane::Kernel,
     object::OBJECT,
-    tables::{Capacity, Counters, Dataplane as _, Endpoint, Write},
+    spec::TableSizes,
+    tables::{Capacity, Counters, Dataplane as _, Endpoint, Write, diff},
 };
 use weir_packets::{
     fixtures::{self, world::world},
@@ -70,6 +74,22 @@ fn the_tables_that_the_kernel_holds_are_those_that_were_written() -> Result<()> 
     assert_eq!(held.services, endpoints(&tables.services_v4, &tables.services_v6).collect());
     assert_eq!(held.reverse, endpoints(&tables.reverse_v4, &tables.reverse_v6).collect());
     assert_eq!(held.slots.into_values().flatten().collect::<Vec<_>>(), tables.slots);
+    Ok(())
+}
+
+#[test]
+fn all_routes_of_a_full_table_can_be_replaced() -> Result<()> {
+    let sizes = TableSizes { services: 1, backends: 1, slots: 101, routes: 4 };
+    let mut kernel = Kernel::open_unpinned(OBJECT, Settings::default(), &Capacity::of(&sizes))?;
+    let with_routes = |second: u8| {
+        let net = |n| IpNet::from(Ipv4Net::new_assert([10, second, n, 0].into(), 24));
+        let routes = (0..4).map(|n| (net(n), NextHop::LOCAL)).collect();
+        weir::tables::Tables { routes, ..Default::default() }
+    };
+    let (nothing, old, new) = (weir::tables::Tables::default(), with_routes(1), with_routes(2));
+    kernel.write(&diff(&nothing, &old))?;
+    kernel.write(&diff(&old, &new))?;
+    assert_eq!(kernel.read()?, new);
     Ok(())
 }
 
