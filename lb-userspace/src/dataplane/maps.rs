@@ -3,8 +3,6 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::{AsFd as _, AsRawFd as _},
-    sync::atomic::{AtomicU64, Ordering},
 };
 
 use anyhow::{Context as _, ensure};
@@ -25,8 +23,8 @@ use lb_common::{
     },
     reason::Reason,
 };
-use memmap2::{MmapOptions, MmapRaw};
 
+use super::mapped::Mapped;
 use crate::tables::{Capacity, Counters, Endpoint, EndpointKey, Tables, Write};
 
 /// Every map of the balancer: all of them are pinned.
@@ -91,8 +89,8 @@ struct Endpoints<V: Pod> {
 pub(super) struct Maps {
     settings: Array<MapData, Wire<Settings>>,
     services: Endpoints<Service>,
-    slots: Slots,
-    backends: Array<MapData, Wire<Backend>>,
+    slots: Mapped<SlotWord>,
+    backends: Mapped<Backend>,
     reverse: Endpoints<Reverse>,
     routes_v4: LpmTrie<MapData, [u8; 4], Wire<NextHop>>,
     routes_v6: LpmTrie<MapData, [u8; 16], Wire<NextHop>>,
@@ -110,8 +108,8 @@ impl Maps {
         Ok(Self {
             settings: take(ebpf, "SETTINGS")?,
             services: Endpoints { v4: take(ebpf, "SERVICES_V4")?, v6: take(ebpf, "SERVICES_V6")? },
-            slots: Slots::map(take(ebpf, "SLOTS")?)?,
-            backends: take(ebpf, "BACKENDS")?,
+            slots: Mapped::new(take(ebpf, "SLOTS")?)?,
+            backends: Mapped::new(take(ebpf, "BACKENDS")?)?,
             reverse: Endpoints { v4: take(ebpf, "REVERSE_V4")?, v6: take(ebpf, "REVERSE_V6")? },
             routes_v4: take(ebpf, "ROUTES_V4")?,
             routes_v6: take(ebpf, "ROUTES_V6")?,
@@ -128,8 +126,8 @@ impl Maps {
     pub(super) fn check_capacity(&self, capacity: &Capacity) -> anyhow::Result<()> {
         let found = [
             ("services", self.services.v4.map().info()?.max_entries(), capacity.services),
-            ("backends", self.backends.map().info()?.max_entries(), capacity.backend_ids),
-            ("slots", self.slots.map.map().info()?.max_entries(), capacity.slots),
+            ("backends", self.backends.len(), capacity.backend_ids),
+            ("slots", self.slots.len(), capacity.slots),
             ("routes", self.routes_v4.map().info()?.max_entries(), route_entries(capacity)),
         ];
         for (what, found, wanted) in found {
@@ -147,7 +145,8 @@ impl Maps {
         let mut slots = BTreeMap::new();
         for (endpoint, service) in &services {
             if !endpoint.is_vip_marker() {
-                slots.insert(service.first_slot, self.slots.read(service.first_slot, service.slot_count)?);
+                let range = service.first_slot..service.first_slot.saturating_add(service.slot_count);
+                slots.insert(service.first_slot, range.map(|slot| self.slots.read(slot)).collect::<Result<_, _>>()?);
             }
         }
         let mut routes = BTreeMap::new();
@@ -164,7 +163,7 @@ impl Maps {
         Ok(Tables {
             slots,
             backends: (1..self.backends.len())
-                .filter_map(|id| self.backends.get(&id, 0).ok().map(|wire| (id, wire.0)))
+                .filter_map(|id| Some((id, self.backends.read(id).ok()?)))
                 .filter(|(_, backend)| backend.mode != 0)
                 .collect(),
             reverse: self.reverse.read()?,
@@ -192,12 +191,14 @@ impl Maps {
             }),
             Write::Reverse(endpoint, reverse) => self.reverse.insert(endpoint, *reverse),
             Write::RemoveReverse(endpoint) => self.reverse.remove(endpoint),
-            Write::Backend(id, backend) => Ok(self.backends.set(*id, Wire(*backend), 0)?),
+            Write::Backend(id, backend) => self.backends.store(*id, backend),
             Write::ClearBackend(id) => {
                 clear(&mut self.backend_traffic, *id)?;
-                Ok(self.backends.set(*id, Wire(Backend::zeroed()), 0)?)
+                self.backends.store(*id, &Backend::zeroed())
             }
-            Write::Slots { first, words } => self.slots.store(*first, words),
+            Write::Slots { first, words } => {
+                words.iter().try_for_each(|(offset, word)| self.slots.store(first.saturating_add(*offset), word))
+            }
             Write::Service(endpoint, service) => self.services.insert(endpoint, *service),
             Write::RemoveService(endpoint, service) => {
                 if !endpoint.is_vip_marker() {
@@ -282,50 +283,6 @@ impl<V: Pod> Endpoints<V> {
             EndpointKey::V4(key) => self.v4.remove(&Wire(key)),
             EndpointKey::V6(key) => self.v6.remove(&Wire(key)),
         })
-    }
-}
-
-/// The slot array, mapped into this process: a store here is what the next packet reads.
-struct Slots {
-    map: Array<MapData, u64>,
-    memory: MmapRaw,
-    count: usize,
-}
-
-impl Slots {
-    fn map(map: Array<MapData, u64>) -> anyhow::Result<Self> {
-        let count = map.len() as usize;
-        let memory = MmapOptions::new()
-            .len(count * size_of::<u64>())
-            .map_raw(map.map().fd().as_fd().as_raw_fd())
-            .context("cannot map the slots into memory")?;
-        Ok(Self { map, memory, count })
-    }
-
-    fn words(&self) -> &[AtomicU64] {
-        #[expect(clippy::cast_ptr_alignment, reason = "a mapping starts on a page")]
-        let words = self.memory.as_mut_ptr().cast::<AtomicU64>();
-        // SAFETY: the mapping is `count` words long, starts on a page, is shared with the kernel and lives as long as
-        // `self`; it is only ever accessed atomically, here and in the XDP program.
-        unsafe { std::slice::from_raw_parts(words, self.count) }
-    }
-
-    fn range(&self, first: u32, count: u32) -> anyhow::Result<&[AtomicU64]> {
-        let (first, count) = (first as usize, count as usize);
-        self.words().get(first..first + count).context("a slot range lies outside the slot array")
-    }
-
-    fn read(&self, first: u32, count: u32) -> anyhow::Result<Vec<SlotWord>> {
-        Ok(self.range(first, count)?.iter().map(|word| SlotWord(word.load(Ordering::Relaxed))).collect())
-    }
-
-    fn store(&self, first: u32, words: &[(u32, SlotWord)]) -> anyhow::Result<()> {
-        let Some(&(last, _)) = words.last() else { return Ok(()) };
-        let range = self.range(first, last + 1)?;
-        for &(offset, word) in words {
-            range.get(offset as usize).context("slot offsets are not ascending")?.store(word.0, Ordering::Release);
-        }
-        Ok(())
     }
 }
 

@@ -1,0 +1,79 @@
+//! Array maps in shared memory: what is stored here is what the next packet reads.
+
+use std::{
+    marker::PhantomData,
+    os::fd::{AsFd as _, AsRawFd as _},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use anyhow::{Context as _, ensure};
+use aya::maps::{Array, IterableMap as _, MapData};
+use bytemuck::Pod;
+use memmap2::{MmapOptions, MmapRaw};
+
+use super::maps::Wire;
+
+/// Most bytes of an element.
+const LARGEST: usize = 64;
+
+/// An array map, mapped into this process. Elements are read and stored in 64-bit words, each of them atomically: a
+/// packet sees the old or the new value of every field that lies within one word.
+pub(super) struct Mapped<T: Pod> {
+    map: Array<MapData, Wire<T>>,
+    memory: MmapRaw,
+    elements: usize,
+    element: PhantomData<T>,
+}
+
+impl<T: Pod> Mapped<T> {
+    /// Words of an element.
+    const WORDS: usize = {
+        assert!(size_of::<T>().is_multiple_of(size_of::<u64>()) && size_of::<T>() <= LARGEST);
+        size_of::<T>() / size_of::<u64>()
+    };
+
+    /// Maps `map`, which has the flag `BPF_F_MMAPABLE`.
+    pub(super) fn new(map: Array<MapData, Wire<T>>) -> anyhow::Result<Self> {
+        let elements = map.len() as usize;
+        let memory = MmapOptions::new()
+            .len(elements * size_of::<T>())
+            .map_raw(map.map().fd().as_fd().as_raw_fd())
+            .context("cannot map an array into memory")?;
+        Ok(Self { map, memory, elements, element: PhantomData })
+    }
+
+    /// Number of elements.
+    pub(super) fn len(&self) -> u32 {
+        self.map.len()
+    }
+
+    /// The element at `index`.
+    pub(super) fn read(&self, index: u32) -> anyhow::Result<T> {
+        let mut bytes = [0; LARGEST];
+        for (word, bytes) in self.words(index)?.iter().zip(bytes.chunks_exact_mut(size_of::<u64>())) {
+            bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        Ok(bytemuck::pod_read_unaligned(&bytes[..size_of::<T>()]))
+    }
+
+    /// Stores an element.
+    pub(super) fn store(&mut self, index: u32, value: &T) -> anyhow::Result<()> {
+        let (values, _) = bytemuck::bytes_of(value).as_chunks();
+        for (word, value) in self.words(index)?.iter().zip(values) {
+            word.store(u64::from_ne_bytes(*value), Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// The words of the element at `index`.
+    fn words(&self, index: u32) -> anyhow::Result<&[AtomicU64]> {
+        #[expect(clippy::cast_ptr_alignment, reason = "a mapping starts on a page")]
+        let words = self.memory.as_mut_ptr().cast::<AtomicU64>();
+        // SAFETY: the mapping is so many words long, starts on a page, is shared with the kernel and lives as long as
+        // `self`; it is only ever accessed in words, here and in the XDP program.
+        let words = unsafe { std::slice::from_raw_parts(words, self.elements * Self::WORDS) };
+        let index = index as usize;
+        ensure!(index < self.elements, "element {index} lies outside an array of {}", self.elements);
+        Ok(&words[index * Self::WORDS..][..Self::WORDS])
+    }
+}
