@@ -79,8 +79,15 @@ impl WeirDaemon {
         std::mem::forget(self);
     }
 
+    /// Whether it answers, and each backend has been checked; one whose MAC address is still asked for has not.
     fn is_ready(&self) -> bool {
-        self.json(&["status"]).is_ok_and(|status| status["backends"]["unknown"] == 0)
+        let is_settled = |backend: &Value| {
+            let waits = backend["reason"].as_str().is_some_and(|reason| reason.starts_with("waiting for"));
+            backend["state"] != "unknown" && !waits
+        };
+        let are_settled = |service: &Value| service["backends"].as_array().is_some_and(|all| all.iter().all(is_settled));
+        let services = self.json(&["service", "list"]);
+        services.is_ok_and(|services| services.as_array().is_some_and(|all| all.iter().all(are_settled)))
     }
 
     /// SIGKILL, as a crash would.
