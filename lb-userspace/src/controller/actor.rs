@@ -30,7 +30,7 @@ use crate::{
 /// How often the data plane is asked which clients' neighbours it wants: what a first reply to an on-link client
 /// waits for.
 const POLL: Duration = Duration::from_millis(200);
-/// Pause between tries to put the kernel's tables right.
+/// Pause between tries to put the kernel's tables right, and between looks at the interfaces.
 const RETRY: Duration = Duration::from_secs(1);
 /// Requests that may wait.
 const REQUESTS: usize = 64;
@@ -232,6 +232,7 @@ impl Actor {
                 }
                 _ = polls.tick() => self.solicit(),
                 _ = retries.tick() => {
+                    self.core.reattach();
                     if let Err(error) = self.core.recover() {
                         error!("the kernel's tables could not be put right, trying again: {error:#}");
                     }

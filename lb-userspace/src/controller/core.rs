@@ -114,11 +114,17 @@ impl Core {
 
     /// Takes in what became of the network.
     pub fn network(&mut self, view: Arc<NetworkView>) {
+        self.reattach();
         let affected = self.want.follow(&view, self.capacity.routes);
         self.view = view;
         if let Some(affected) = affected {
             self.keep_right(&affected);
         }
+    }
+
+    /// Attaches again where an interface was made anew.
+    pub fn reattach(&mut self) {
+        self.dataplane.reattach();
     }
 
     /// Makes up for what failed, if something did.

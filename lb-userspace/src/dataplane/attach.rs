@@ -7,10 +7,10 @@ use aya::programs::{
     xdp::XdpLink,
 };
 use rustix::io::Errno;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::Pins;
-use crate::spec::XdpMode;
+use crate::{spec::XdpMode, tables::Attachment};
 
 /// An attachment, as far as its pin's name tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,12 @@ impl Link {
         let index = rustix::net::netdevice::name_to_index(socket, interface)
             .map_err(|_| anyhow!("interface {interface} does not exist"))?;
         Ok(Self { interface: interface.to_owned(), index, mode })
+    }
+
+    /// As operators see it while the program is attached.
+    pub(super) fn attached(&self) -> Attachment {
+        let (interface, why) = (self.interface.clone(), "as configured".to_owned());
+        Attachment { interface, index: self.index, xdp: Some(self.mode), why }
     }
 
     pub(crate) const fn mode_name(&self) -> &'static str {
@@ -77,6 +83,26 @@ pub(crate) fn attach(program: &mut Xdp, link: &Link, pins: Option<&Pins>) -> any
         }
     }
     created.map(|()| false)
+}
+
+/// Attaches `program` again where it is not, and makes `attachment` say how that is now. What is otherwise than before
+/// is logged.
+pub(super) fn look_again(program: &mut Xdp, attachment: &mut Attachment, mode: XdpMode, pins: &Pins) {
+    let mut now = attachment.clone();
+    let attached = Link::of(&attachment.interface, mode).and_then(|link| {
+        now.index = link.index;
+        // Where it is attached the kernel finds the program to be the same and does nothing.
+        let was_there = attach(program, &link, Some(pins))?;
+        if !was_there || attachment.xdp.is_none() {
+            info!("{}: attached again, {} XDP", link.interface, link.mode_name());
+        }
+        Ok(link.attached())
+    });
+    let now = attached.unwrap_or_else(|error| Attachment { xdp: None, why: format!("{error:#}"), ..now });
+    if now.xdp.is_none() && now != *attachment {
+        error!("{}: not attached, nothing is balanced there; trying again: {}", now.interface, now.why);
+    }
+    *attachment = now;
 }
 
 /// Attaches `program` by a new link, and pins that where `pins` are given.

@@ -38,6 +38,8 @@ pub struct Kernel {
     // Keeps other daemons from the pins.
     _lock: Option<Lock>,
     seed: [u64; 2],
+    /// How [`attach`](Self::attach) was asked to; `None` while nothing is to be attached.
+    mode: Option<XdpMode>,
     attachments: Vec<Attachment>,
     adopted: bool,
 }
@@ -103,7 +105,16 @@ impl Kernel {
         let program: &mut Xdp = ebpf.program_mut(PROGRAM).context("the object lacks the balancer")?.try_into()?;
         program.load().map_err(explain_program).context("cannot load the XDP program")?;
         let maps = Maps::take(&mut ebpf)?;
-        Ok(Self { ebpf, maps, pins, _lock: lock, seed: settings.seed, attachments: Vec::new(), adopted: false })
+        Ok(Self {
+            ebpf,
+            maps,
+            pins,
+            _lock: lock,
+            seed: settings.seed,
+            mode: None,
+            attachments: Vec::new(),
+            adopted: false,
+        })
     }
 
     /// Whether [`open`](Self::open) found the maps of an earlier daemon.
@@ -124,17 +135,13 @@ impl Kernel {
             wanted.push(Link::of(interface, mode)?);
         }
         let program: &mut Xdp = self.ebpf.program_mut(PROGRAM).context("the object lacks the balancer")?.try_into()?;
+        self.mode = Some(mode);
         self.attachments.clear();
         for link in &wanted {
             let replaced = attach(program, link, Some(&pins))?;
             let how = if replaced { "program replaced" } else { "attached" };
             info!("{}: {how}, {} XDP", link.interface, link.mode_name());
-            self.attachments.push(Attachment {
-                interface: link.interface.clone(),
-                index: link.index,
-                xdp: Some(mode),
-                why: "as configured".to_owned(),
-            });
+            self.attachments.push(link.attached());
         }
         for stale in pins.links()? {
             if !wanted.contains(&stale) {
@@ -196,11 +203,21 @@ impl Dataplane for Kernel {
         self.seed
     }
 
+    fn reattach(&mut self) {
+        let (Some(pins), Some(mode)) = (&self.pins, self.mode) else { return };
+        let Some(program) = self.ebpf.program_mut(PROGRAM) else { return };
+        let Ok(program) = <&mut Xdp>::try_from(program) else { return };
+        for attachment in &mut self.attachments {
+            attach::look_again(program, attachment, mode, pins);
+        }
+    }
+
     fn attachments(&self) -> Vec<Attachment> {
         self.attachments.clone()
     }
 
     fn detach(&mut self) -> anyhow::Result<()> {
+        self.mode = None;
         self.attachments.clear();
         match &self.pins {
             Some(pins) => pins.remove_all(),

@@ -31,6 +31,10 @@ pub struct Kernel {
     pub wanted: Vec<IpAddr>,
     /// What [`Dataplane::counters`] answers, filtered by the ids.
     pub counters: Counters,
+    /// Why the interface can't be attached to, if it can't; [`Dataplane::reattach`] finds out.
+    pub obstacle: Option<String>,
+    /// The obstacle as last found.
+    pub found: Option<String>,
     /// Whether [`Dataplane::detach`] was called.
     pub detached: bool,
 }
@@ -110,9 +114,16 @@ impl Dataplane for FakeDataplane {
         [1, 2]
     }
 
+    fn reattach(&mut self) {
+        let mut kernel = self.kernel();
+        kernel.found = kernel.obstacle.clone();
+    }
+
     fn attachments(&self) -> Vec<Attachment> {
-        let xdp = (!self.kernel().detached).then_some(XdpMode::Native);
-        vec![Attachment { interface: "fake0".into(), index: 1, xdp, why: "as configured".into() }]
+        let kernel = self.kernel();
+        let xdp = (!kernel.detached && kernel.found.is_none()).then_some(XdpMode::Native);
+        let why = kernel.found.clone().unwrap_or_else(|| "as configured".into());
+        vec![Attachment { interface: "fake0".into(), index: 1, xdp, why }]
     }
 
     fn detach(&mut self) -> Result<()> {

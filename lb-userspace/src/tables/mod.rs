@@ -151,6 +151,10 @@ pub trait Dataplane: Send {
     /// the same for as long as the tables do.
     fn seed(&self) -> [u64; 2];
 
+    /// Looks at the interfaces again and attaches the program where it is not, as to one that was deleted and made
+    /// anew. [`attachments`](Self::attachments) tells what became of it.
+    fn reattach(&mut self);
+
     /// The interfaces, in the order of the configuration.
     fn attachments(&self) -> Vec<Attachment>;
 

@@ -8,6 +8,7 @@ use weir::{
     dataplane::{Kernel, Pins},
     object::OBJECT,
     spec::{Node, OnExit, TableSizes, XdpMode},
+    tables::Dataplane as _,
 };
 
 #[test]
@@ -20,6 +21,40 @@ fn an_interface_that_was_made_anew_with_its_old_index_is_attached_to() -> Result
     assert_eq!(xdp("in0")?, None);
     host.attach("in0", XdpMode::Native)?;
     assert_eq!(xdp("in0")?, Some(XdpMode::Native));
+    Ok(())
+}
+
+#[test]
+fn an_interface_that_is_made_anew_under_a_running_daemon_is_attached_to() -> Result<()> {
+    let host = Host::new("again")?;
+    make_veth()?;
+    let node = host.node("in0", XdpMode::Native);
+    let mut kernel = Kernel::open(OBJECT, &node, Pins::of(&host.instance))?;
+    kernel.attach(&node.interfaces, node.xdp)?;
+    let told = |kernel: &Kernel| kernel.attachments().remove(0);
+    let attached = told(&kernel);
+    kernel.reattach();
+    assert_eq!(told(&kernel), attached, "nothing has changed");
+
+    ip(&["link", "del", "in0"])?;
+    kernel.reattach();
+    let gone = told(&kernel);
+    assert_eq!((gone.xdp, gone.why.as_str()), (None, "interface in0 does not exist"));
+
+    // With another index, then with the same again, which nobody could tell by the index.
+    for index in ["200", "200"] {
+        ip(&["link", "add", "in0", "index", index, "type", "veth", "peer", "name", "other0"])?;
+        kernel.reattach();
+        let again = told(&kernel);
+        assert_eq!((again.index, again.xdp, again.why.as_str()), (200, Some(XdpMode::Native), "as configured"));
+        assert_eq!(xdp("in0")?, Some(XdpMode::Native));
+        ip(&["link", "del", "in0"])?;
+    }
+
+    ip(&["link", "add", "in0", "type", "bridge"])?;
+    kernel.reattach();
+    let refused = told(&kernel);
+    assert!(refused.xdp.is_none() && refused.why.contains("no native XDP"), "{refused:?}");
     Ok(())
 }
 

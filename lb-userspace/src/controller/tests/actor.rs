@@ -15,6 +15,7 @@ use crate::{
     },
     config::raw,
     controller::{Controller, Handle},
+    spec::XdpMode,
     tables::{Counters, Endpoint, Tables, Write, fake::FakeDataplane},
 };
 
@@ -242,6 +243,25 @@ async fn the_network_is_followed() {
     assert_eq!(service.backends[0].next_hop, NextHop::Unresolved { why });
     let (mac, interface) = ("06:00:00:00:00:02".to_owned(), "back".to_owned());
     assert_eq!(service.backends[1].next_hop, NextHop::Resolved { mac, interface, gateway: None });
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interface_that_goes_is_told_of_and_attached_to_when_it_is_back() {
+    let daemon = Daemon::new(&service("web", 80, "l2", &[1, 2]));
+    let interface = async || {
+        let interface = daemon.handle().status().await.unwrap().interfaces.remove(0);
+        (interface.xdp, interface.why)
+    };
+    time::sleep(Duration::from_millis(1)).await;
+    let why = "interface fake0 does not exist".to_owned();
+    daemon.kernel.kernel().obstacle = Some(why.clone());
+    daemon.network.apply(Event::LinkGone(7));
+    time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(interface().await, (None, why.clone()), "a change of the network is looked at at once");
+    daemon.kernel.kernel().obstacle = None;
+    assert_eq!(interface().await, (None, why));
+    seconds(1).await;
+    assert_eq!(interface().await, (Some(XdpMode::Native), "as configured".to_owned()), "and without one soon");
 }
 
 #[tokio::test(start_paused = true)]
