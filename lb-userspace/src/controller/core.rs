@@ -16,6 +16,7 @@ use super::{
     edit::Edit,
     entry,
     mirror::Mirror,
+    paths::NO_EGRESS,
     saved::{Start, Store},
     standing::Standings,
     want::Want,
@@ -45,6 +46,8 @@ pub struct Core {
     store: Store,
     /// A write or a plan failed: the kernel's tables may be otherwise than `mirror` says or `want` demands.
     suspect: bool,
+    /// Routes towards clients that the last plan held back.
+    held_back: usize,
     /// The configuration is another since somebody last asked.
     reconfigured: bool,
     over: bool,
@@ -66,6 +69,7 @@ impl Core {
             last_change: None,
             store: start.store,
             suspect: false,
+            held_back: 0,
             reconfigured: true,
             over: false,
         };
@@ -234,7 +238,20 @@ impl Core {
             return Err(error);
         }
         plan.writes.iter().for_each(|write| self.mirror.apply(write));
+        self.tell_held_back(plan.held_back);
         Ok(())
+    }
+
+    /// Once, and not with every plan.
+    fn tell_held_back(&mut self, routes: usize) {
+        match (std::mem::replace(&mut self.held_back, routes), routes) {
+            (0, 1..) => warn!(
+                "{routes} routes towards clients are held back, so that replies of `nat` services don't get there: {}",
+                NO_EGRESS
+            ),
+            (1.., 0) => info!("no route towards clients is held back any more"),
+            _ => {}
+        }
     }
 
     /// After a write that failed half-way: back to what was.

@@ -65,6 +65,8 @@ pub struct Plan {
     pub writes: Vec<Write>,
     /// Slots whose new flows go to another backend than before, of the services where there are any.
     pub moved: BTreeMap<Endpoint, u32>,
+    /// Routes towards clients that stay unresolved because their devices find no room.
+    pub held_back: usize,
 }
 
 /// Plans the way from the kernel's tables to those that follow from `inputs`.
@@ -84,12 +86,13 @@ pub fn plan(mirror: &Mirror, inputs: &Inputs<'_>, scope: Scope<'_>) -> Result<Pl
     }
     desired.clients()?;
     desired.vip_markers();
+    let held_back = desired.egresses.held_back();
     let (desired, moved) = desired.finish();
     let writes = match scope {
         Scope::Everything => diff(mirror.tables(), &desired),
         Scope::Services(keys) => diff(&mirror.part(keys), &desired),
     };
-    Ok(Plan { writes, moved })
+    Ok(Plan { writes, moved, held_back })
 }
 
 /// Desired tables in the making.
@@ -132,7 +135,7 @@ impl<'a> Desired<'a> {
                 Some(id) => id,
                 None => self.ids.backend()?,
             };
-            backends.insert(id, self.backend(key, service, entry.id, backend, id)?);
+            backends.insert(id, self.backend(key, service, entry.id, backend, id));
         }
         if service.mode == spec::Mode::Nat {
             let ways_back = backends
@@ -154,15 +157,15 @@ impl<'a> Desired<'a> {
         id_of_service: u32,
         backend: &spec::Backend,
         id: u32,
-    ) -> Result<abi::Backend, Full> {
+    ) -> abi::Backend {
         let known = BackendKey { service: *key, address: backend.address, port: entry::own_port(backend) };
         let up = self.inputs.health.get(&known).is_some_and(|health| health.state == State::Up);
         let old = self.mirror.tables().backends.get(&id).map_or(NextHop::UNRESOLVED, |entry| entry.next_hop);
         let next_hop = match self.inputs.paths.backends.get(&backend.address) {
-            Some(reach) => self.egresses.next_hop(reach, old)?,
+            Some(reach) => self.egresses.of_backend(reach, old),
             None => NextHop::UNRESOLVED,
         };
-        Ok(entry::backend(service, id_of_service, backend, up, next_hop))
+        entry::backend(service, id_of_service, backend, up, next_hop)
     }
 
     /// The words of a service's range. They are the old ones where the same backends take flows as before.
@@ -200,7 +203,7 @@ impl<'a> Desired<'a> {
         self.mirror.backends_of(service).filter_map(|id| Some((id, *entries.get(&id)?))).collect()
     }
 
-    /// Adds the ways to clients.
+    /// Adds the ways to clients: after all backends, whose devices come first.
     fn clients(&mut self) -> Result<(), Full> {
         let (needed, capacity) = (self.inputs.paths.client_count(), self.inputs.capacity.routes);
         if needed > capacity as usize {
@@ -208,7 +211,7 @@ impl<'a> Desired<'a> {
         }
         for (net, reach) in &self.inputs.paths.clients {
             let old = self.mirror.tables().routes.get(net).copied().unwrap_or(NextHop::UNRESOLVED);
-            let next_hop = self.egresses.next_hop(reach, old)?;
+            let next_hop = self.egresses.of_clients(reach, old);
             self.tables.routes.insert(*net, next_hop);
         }
         Ok(())

@@ -58,10 +58,4 @@ pub enum Full {
         /// Why not.
         error: FillError,
     },
-    /// Frames would leave through more devices than the table holds.
-    #[error("backends and clients are behind more than {capacity} network interfaces")]
-    Egresses {
-        /// Devices that there is room for.
-        capacity: u16,
-    },
 }

@@ -9,7 +9,6 @@ use ipnet::IpNet;
 use lb_common::abi::{self, NextHop};
 use rtnetlink::packet_route::neighbour::NeighbourState;
 
-use super::full::Full;
 use crate::nexthop::{ClientRoute, NetworkView, Resolution, view::Mac};
 
 /// Everything that the tables take from the network: ways to backends, ways to clients, devices.
@@ -146,32 +145,41 @@ pub struct Egresses<'a> {
     devices: &'a BTreeMap<u32, abi::Egress>,
     entries: BTreeMap<u16, abi::Egress>,
     limit: u16,
+    held_back: usize,
 }
+
+/// Entries that only devices of backends are given.
+const FOR_BACKENDS: u16 = 16;
+
+/// Why a backend whose neighbour is known has no next hop.
+pub const NO_EGRESS: &str = "backends and clients are behind too many network interfaces";
 
 impl<'a> Egresses<'a> {
     /// Those of `actual` whose devices are still there, as they are now. `limit` is the size of the table.
     #[must_use]
     pub fn new(actual: &BTreeMap<u16, abi::Egress>, devices: &'a BTreeMap<u32, abi::Egress>, limit: u16) -> Self {
         let kept = actual.iter().filter_map(|(index, egress)| Some((*index, *devices.get(&egress.ifindex)?)));
-        Self { devices, entries: kept.collect(), limit }
+        Self { devices, entries: kept.collect(), limit, held_back: 0 }
     }
 
-    /// The next hop of `reach`, given the one in the tables so far.
-    ///
-    /// # Errors
-    /// [`Full::Egresses`].
-    pub fn next_hop(&mut self, reach: &Reach, old: NextHop) -> Result<NextHop, Full> {
-        match *reach {
-            Reach::Known { mac, ifindex, .. } => {
-                Ok(self.index(ifindex)?.map_or(NextHop::UNRESOLVED, |index| NextHop::new(mac, index)))
-            }
-            Reach::Unknown { ifindex, failed: false, .. } => {
-                let same_device = self.entries.get(&old.egress()).is_some_and(|egress| egress.ifindex == ifindex);
-                Ok(if same_device { old } else { NextHop::UNRESOLVED })
-            }
-            Reach::Local => Ok(NextHop::LOCAL),
-            Reach::Unknown { .. } | Reach::Lost(_) => Ok(NextHop::UNRESOLVED),
-        }
+    /// The next hop of a backend, given the one in the tables so far. It is unresolved where its device finds no room.
+    pub fn of_backend(&mut self, reach: &Reach, old: NextHop) -> NextHop {
+        self.next_hop(reach, old, self.limit).unwrap_or(NextHop::UNRESOLVED)
+    }
+
+    /// The next hop of clients, given the one in the tables so far. It is unresolved, and counted as held back, where
+    /// its device finds no room: without an entry a less specific route would send replies elsewhere.
+    pub fn of_clients(&mut self, reach: &Reach, old: NextHop) -> NextHop {
+        self.next_hop(reach, old, self.limit.saturating_sub(FOR_BACKENDS)).unwrap_or_else(|| {
+            self.held_back += 1;
+            NextHop::UNRESOLVED
+        })
+    }
+
+    /// How many next hops of clients found no room for their device.
+    #[must_use]
+    pub const fn held_back(&self) -> usize {
+        self.held_back
     }
 
     /// The table.
@@ -180,15 +188,30 @@ impl<'a> Egresses<'a> {
         self.entries
     }
 
-    /// The index of a device, `None` for one that is not (or no longer) there.
-    fn index(&mut self, ifindex: u32) -> Result<Option<u16>, Full> {
-        if let Some((index, _)) = self.entries.iter().find(|(_, egress)| egress.ifindex == ifindex) {
-            return Ok(Some(*index));
+    /// `None` if there is no room below `limit` for the device.
+    fn next_hop(&mut self, reach: &Reach, old: NextHop, limit: u16) -> Option<NextHop> {
+        match *reach {
+            Reach::Known { mac, ifindex, .. } => match self.devices.get(&ifindex) {
+                Some(egress) => Some(NextHop::new(mac, self.index(egress, limit)?)),
+                // It is not (or no longer) there.
+                None => Some(NextHop::UNRESOLVED),
+            },
+            Reach::Unknown { ifindex, failed: false, .. } => {
+                let same_device = self.entries.get(&old.egress()).is_some_and(|egress| egress.ifindex == ifindex);
+                Some(if same_device { old } else { NextHop::UNRESOLVED })
+            }
+            Reach::Local => Some(NextHop::LOCAL),
+            Reach::Unknown { .. } | Reach::Lost(_) => Some(NextHop::UNRESOLVED),
         }
-        let Some(egress) = self.devices.get(&ifindex) else { return Ok(None) };
-        let free = (1..self.limit).find(|index| !self.entries.contains_key(index));
-        let index = free.ok_or(Full::Egresses { capacity: self.limit - 1 })?;
+    }
+
+    /// The index of a device; it is found or made.
+    fn index(&mut self, egress: &abi::Egress, limit: u16) -> Option<u16> {
+        if let Some((index, _)) = self.entries.iter().find(|(_, entry)| entry.ifindex == egress.ifindex) {
+            return Some(*index);
+        }
+        let index = (1..limit).find(|index| !self.entries.contains_key(index))?;
         self.entries.insert(index, *egress);
-        Ok(Some(index))
+        Some(index)
     }
 }

@@ -7,7 +7,12 @@ use lb_common::{
     reason::Reason,
 };
 
-use super::{core::Core, entry, paths::Reach, want::backend_key};
+use super::{
+    core::Core,
+    entry,
+    paths::{NO_EGRESS, Reach},
+    want::backend_key,
+};
 use crate::{
     api::{
         control::ControlError,
@@ -140,7 +145,7 @@ impl Core {
         let reach = self.want.paths.backends.get(&backend.address);
         let entry = self.mirror.tables().backends.get(&id).filter(|entry| entry.next_hop.is_resolved());
         let Some(entry) = entry else {
-            let why = reach.and_then(Reach::obstacle).unwrap_or("no next hop");
+            let why = reach.and_then(Reach::obstacle).unwrap_or(NO_EGRESS);
             return NextHop::Unresolved { why: why.to_owned() };
         };
         let mac = entry.next_hop.mac().map(|byte| format!("{byte:02x}")).join(":");

@@ -8,7 +8,7 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::{entry, mirror::Mirror, want::Want, want::backend_key};
+use super::{entry, mirror::Mirror, paths::NO_EGRESS, want::Want, want::backend_key};
 use crate::{
     api::types::BackendState,
     health::State,
@@ -85,7 +85,7 @@ impl Standing {
         let (state, reason, results) = match health {
             _ if backend.draining => (BackendState::Draining, "drained by the operator", 0),
             Some(health) if health.state == State::Down => (BackendState::Down, &*health.reason, health.results),
-            _ if !has_next_hop => (BackendState::Down, obstacle.unwrap_or("no next hop"), 0),
+            _ if !has_next_hop => (BackendState::Down, obstacle.unwrap_or(NO_EGRESS), 0),
             Some(health) if health.state == State::Up && backend.weight == 0 => {
                 (BackendState::Up, "its weight is 0: it takes no new flows", 0)
             }

@@ -232,6 +232,43 @@ fn routes_that_do_not_fit_stay_as_they_were_and_hinder_nothing_else() {
 }
 
 #[test]
+fn clients_behind_too_many_devices_hinder_nothing_else() {
+    let mut world = World::new(&service("nat", 80, "nat", &[1, 2]));
+    let mut view = network(0..=100);
+    let on_link = |prefix: String, ifindex| Route {
+        table: Table::Main,
+        prefix: prefix.parse().unwrap(),
+        metric: 0,
+        target: Target::Hops(vec![Hop { ifindex, gateway: None, encapsulated: false }]),
+    };
+    let back = || on_link("198.51.100.0/24".into(), BACK);
+    let fronts = (10..90u8).map(|index| on_link(format!("10.0.{index}.0/24"), index.into()));
+    view.apply(Event::Routes([back()].into_iter().chain(fronts.clone()).collect()));
+    for index in 10..=90u8 {
+        view.apply(link(index.into(), &format!("eth{index}")));
+        view.apply(neighbour(index.into(), [10, 0, index, 7].into(), NeighbourState::Reachable, index));
+    }
+    let affected = world.want.follow(&view, 4096).unwrap();
+    let plan = world.reconcile_checked(&affected);
+    let of = |world: &World, index| world.tables().routes[&format!("10.0.{index}.7/32").parse().unwrap()];
+    let (resolved, unresolved): (Vec<_>, Vec<_>) = (10..90).partition(|index| of(&world, *index).is_resolved());
+    // 63 entries, 16 of which are for backends; two are of devices from before.
+    assert_eq!((resolved.len(), unresolved.len(), plan.held_back), (45, 35, 35));
+    assert!(unresolved.iter().all(|index| of(&world, *index) == NextHop::UNRESOLVED));
+
+    // A backend behind another device still is served.
+    let moved = on_link("198.51.100.2/32".into(), 90);
+    view.apply(Event::Routes([back(), moved].into_iter().chain(fronts).collect()));
+    view.apply(neighbour(90, address(2), NeighbourState::Reachable, 2));
+    let affected = world.want.follow(&view, 4096).unwrap();
+    assert_eq!(affected, [endpoint(80)].into());
+    world.reconcile_checked(&affected);
+    let next_hop = world.tables().backends[&2].next_hop;
+    assert_eq!(world.tables().egresses[&next_hop.egress()].ifindex, 90);
+    assert_eq!(world.spread(80).into_keys().collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
 fn the_hosts_own_addresses_stay_the_kernels() {
     let mut world = World::new(&service("nat", 80, "nat", &[1]));
     let mut view = network(0..=100);
