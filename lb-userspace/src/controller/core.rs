@@ -57,9 +57,10 @@ impl Core {
     /// Reads the kernel's tables and makes them what `start` wants; what is right already stays as it is.
     pub fn start(start: Start, dataplane: Box<dyn Dataplane>, view: Arc<NetworkView>) -> anyhow::Result<Self> {
         let mirror = Mirror::new(dataplane.read().context("can't read the kernel's tables")?);
+        let capacity = Capacity::of(&start.spec.node.tables);
         let mut core = Self {
-            capacity: Capacity::of(&start.spec.node.tables),
-            want: Want::new(start.spec, &mirror, &view, SystemTime::now()),
+            want: Want::new(start.spec, &mirror, &view, capacity.routes, SystemTime::now()),
+            capacity,
             config: start.config,
             started: Instant::now(),
             view,

@@ -78,6 +78,17 @@ impl Paths {
         v4.max(self.clients.len() - v4)
     }
 
+    /// Leaves at most `limit` ways to clients of each family: those that are `preferred`, then the shortest prefixes.
+    pub fn limit_clients(&mut self, limit: usize, preferred: impl Fn(&IpNet) -> bool) {
+        let (mut v4, mut v6): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.clients).into_iter().partition(|(net, _)| net.addr().is_ipv4());
+        for family in [&mut v4, &mut v6] {
+            family.sort_by_cached_key(|(net, _)| (!preferred(net), net.prefix_len()));
+            family.truncate(limit);
+        }
+        self.clients = v4.into_iter().chain(v6).collect();
+    }
+
     /// The neighbours whose addresses must stay known: those of backends, and the routers of clients.
     #[must_use]
     pub fn neighbours(&self) -> BTreeSet<(u32, IpAddr)> {

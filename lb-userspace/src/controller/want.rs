@@ -7,6 +7,7 @@ use std::{
     time::SystemTime,
 };
 
+use ipnet::IpNet;
 use lb_common::abi::backend_state;
 use tracing::error;
 
@@ -37,7 +38,10 @@ pub struct Want {
 
 impl Want {
     /// For a daemon that starts: of backends that have an entry, what that says of their health is believed.
-    pub fn new(spec: Spec, mirror: &Mirror, view: &NetworkView, now: SystemTime) -> Self {
+    ///
+    /// Of more ways to clients than the `capacity` of their table, those that it holds are kept, then the shortest
+    /// prefixes: most clients are reached, and backends and health are looked after all the same.
+    pub fn new(spec: Spec, mirror: &Mirror, view: &NetworkView, capacity: u32, now: SystemTime) -> Self {
         let health = checked_backends(&spec).map(|(key, checked)| {
             let service = mirror.tables().services.get(&key.service);
             let id = service.and_then(|service| mirror.backend_id(service.id, key.address, key.port));
@@ -48,7 +52,10 @@ impl Want {
             };
             (key, health)
         });
-        Self { health: health.collect(), paths: paths(&spec, view), spec }
+        let health = health.collect();
+        let mut paths = paths(&spec, view);
+        fit_clients(&mut paths, capacity, |net| mirror.tables().routes.contains_key(net));
+        Self { health, paths, spec }
     }
 
     /// With another configuration: what stays in it keeps its health.
@@ -89,17 +96,11 @@ impl Want {
     /// Takes in a new view of the network. Says which services' backends are reached otherwise; `None` is that nothing
     /// at all is different.
     ///
-    /// Ways to clients stay as they are while there are more than the `capacity` of their table: what is known of most
-    /// of them is still right, and there is no good choice of some.
+    /// Of more ways to clients than the `capacity` of their table, those to the same prefixes as before are kept, then
+    /// the shortest.
     pub fn follow(&mut self, view: &NetworkView, capacity: u32) -> Option<BTreeSet<Endpoint>> {
         let mut new = paths(&self.spec, view);
-        if new.client_count() > capacity as usize {
-            error!(
-                "routes towards clients stay as they were: {}",
-                Full::Routes { needed: new.client_count(), capacity }
-            );
-            new.clients.clone_from(&self.paths.clients);
-        }
+        fit_clients(&mut new, capacity, |net| self.paths.clients.contains_key(net));
         if new == self.paths {
             return None;
         }
@@ -155,6 +156,15 @@ fn check_address(service: &Service, backend: &Backend) -> Option<SocketAddr> {
 fn paths(spec: &Spec, view: &NetworkView) -> Paths {
     let backends = spec.services.iter().flat_map(|service| &service.backends).map(|backend| backend.address);
     Paths::new(view, backends, needs_clients(spec))
+}
+
+/// Leaves ways to clients out, those that are `kept` and the shortest last, until they fit `capacity`.
+fn fit_clients(paths: &mut Paths, capacity: u32, kept: impl Fn(&IpNet) -> bool) {
+    let needed = paths.client_count();
+    if needed > capacity as usize {
+        error!("some routes towards clients are left out: {}", Full::Routes { needed, capacity });
+        paths.limit_clients(capacity as usize, kept);
+    }
 }
 
 /// Whether replies to clients go through Weir.

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     controller::{desired::Scope, full::Full},
     health::State,
-    tables::{Endpoint, Write},
+    tables::{Endpoint, Write, fake::Kernel},
 };
 
 #[test]
@@ -210,7 +210,7 @@ fn what_a_stranger_left_is_put_right() {
 }
 
 #[test]
-fn routes_that_do_not_fit_stay_as_they_were_and_hinder_nothing_else() {
+fn routes_that_do_not_fit_are_left_out_and_hinder_nothing_else() {
     let mut world = World::new(&service("nat", 80, "nat", &[1, 2]));
     let routes = world.tables().routes.clone();
     let too_many = Full::Routes { needed: routes.len(), capacity: 10 };
@@ -222,13 +222,56 @@ fn routes_that_do_not_fit_stay_as_they_were_and_hinder_nothing_else() {
     view.apply(neighbour(BACK, address(2), NeighbourState::Reachable, 22));
     let affected = world.want.follow(&view, world.capacity.routes).unwrap();
     world.reconcile_checked(&affected);
-    assert_eq!(world.tables().routes, routes);
+    assert!(world.tables().routes.keys().eq(routes.keys()), "the new one does not fit");
+    assert_eq!(world.tables().routes[&"198.51.100.2/32".parse().unwrap()].mac()[5], 22, "the others are kept right");
     assert_eq!(world.tables().backends[&2].next_hop.mac()[5], 22);
     let next = world.want.with(spec(&service("nat", 80, "nat", &[1])), &view, SystemTime::now());
     let affected = next.differences(&world.want);
     world.want = next;
     world.reconcile_checked(&affected);
     assert_eq!((world.tables().routes.len(), world.tables().backends.len()), (routes.len(), 1));
+}
+
+#[test]
+fn a_start_with_too_many_routes_keeps_those_of_before_then_the_shortest() {
+    let of_size = |routes: u32| {
+        let mut spec = spec(&service("nat", 80, "nat", &[1, 2]));
+        spec.node.tables.routes = routes;
+        spec
+    };
+    let nets = |world: &World| world.tables().routes.keys().map(ToString::to_string).collect::<Vec<_>>();
+    let first = World::on(Kernel::default(), of_size(4), &network(0..=100));
+    assert_eq!(nets(&first).len(), 4);
+    for net in ["0.0.0.0/0", "198.51.100.0/24", "203.0.113.0/24"] {
+        assert!(nets(&first).contains(&net.to_owned()), "{:?}", nets(&first));
+    }
+    assert_eq!(first.spread(80).into_keys().collect::<Vec<_>>(), [1, 2]);
+
+    // Shorter ones have come by the time of the next start, and one of the old is gone.
+    let before = nets(&first);
+    let mut view = network(0..=100);
+    let default = |prefix: &str| Route {
+        table: Table::Main,
+        prefix: prefix.parse().unwrap(),
+        metric: 0,
+        target: Target::Hops(vec![Hop { ifindex: FRONT, gateway: Some([203, 0, 113, 1].into()), encapsulated: false }]),
+    };
+    let on_link = Route {
+        table: Table::Main,
+        prefix: "198.51.100.0/24".parse().unwrap(),
+        metric: 0,
+        target: Target::Hops(vec![Hop { ifindex: BACK, gateway: None, encapsulated: false }]),
+    };
+    let routes = vec![default("0.0.0.0/0"), default("10.0.0.0/8"), default("11.0.0.0/8"), on_link];
+    view.apply(Event::Routes(routes));
+    let again = World::on(first.kernel, of_size(4), &view);
+    let mut expected: Vec<_> = before.into_iter().filter(|net| net != "203.0.113.0/24").collect();
+    expected.push("10.0.0.0/8".to_owned());
+    expected.sort();
+    let mut kept = nets(&again);
+    kept.sort();
+    assert_eq!(kept, expected);
+    assert_eq!(again.spread(80).into_keys().collect::<Vec<_>>(), [1, 2]);
 }
 
 #[test]

@@ -37,7 +37,7 @@ impl World {
     pub fn on(kernel: Kernel, spec: Spec, view: &NetworkView) -> Self {
         let mirror = Mirror::new(kernel.read());
         let capacity = Capacity::of(&spec.node.tables);
-        let want = Want::new(spec, &mirror, view, SystemTime::now());
+        let want = Want::new(spec, &mirror, view, capacity.routes, SystemTime::now());
         let mut world = Self { kernel, mirror, want, capacity };
         world.reconcile(Scope::Everything);
         world
