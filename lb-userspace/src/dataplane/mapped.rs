@@ -19,9 +19,8 @@ const LARGEST: usize = 64;
 /// An array map, mapped into this process. Elements are read and stored in 64-bit words, each of them atomically: a
 /// packet sees the old or the new value of every field that lies within one word.
 pub(super) struct Mapped<T: Pod> {
-    map: Array<MapData, Wire<T>>,
     memory: MmapRaw,
-    elements: usize,
+    elements: u32,
     element: PhantomData<T>,
 }
 
@@ -33,18 +32,19 @@ impl<T: Pod> Mapped<T> {
     };
 
     /// Maps `map`, which has the flag `BPF_F_MMAPABLE`.
-    pub(super) fn new(map: Array<MapData, Wire<T>>) -> anyhow::Result<Self> {
-        let elements = map.len() as usize;
+    pub(super) fn new(map: &Array<MapData, Wire<T>>) -> anyhow::Result<Self> {
+        // What `map.len()` tells is how many were asked for; a map that was pinned before may have others.
+        let elements = map.map().info()?.max_entries();
         let memory = MmapOptions::new()
-            .len(elements * size_of::<T>())
+            .len(elements as usize * size_of::<T>())
             .map_raw(map.map().fd().as_fd().as_raw_fd())
             .context("cannot map an array into memory")?;
-        Ok(Self { map, memory, elements, element: PhantomData })
+        Ok(Self { memory, elements, element: PhantomData })
     }
 
     /// Number of elements.
     pub(super) fn len(&self) -> u32 {
-        self.map.len()
+        self.elements
     }
 
     /// The element at `index`.
@@ -71,9 +71,8 @@ impl<T: Pod> Mapped<T> {
         let words = self.memory.as_mut_ptr().cast::<AtomicU64>();
         // SAFETY: the mapping is so many words long, starts on a page, is shared with the kernel and lives as long as
         // `self`; it is only ever accessed in words, here and in the XDP program.
-        let words = unsafe { std::slice::from_raw_parts(words, self.elements * Self::WORDS) };
-        let index = index as usize;
+        let words = unsafe { std::slice::from_raw_parts(words, self.elements as usize * Self::WORDS) };
         ensure!(index < self.elements, "element {index} lies outside an array of {}", self.elements);
-        Ok(&words[index * Self::WORDS..][..Self::WORDS])
+        Ok(&words[index as usize * Self::WORDS..][..Self::WORDS])
     }
 }

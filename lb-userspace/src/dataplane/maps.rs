@@ -108,8 +108,8 @@ impl Maps {
         Ok(Self {
             settings: take(ebpf, "SETTINGS")?,
             services: Endpoints { v4: take(ebpf, "SERVICES_V4")?, v6: take(ebpf, "SERVICES_V6")? },
-            slots: Mapped::new(take(ebpf, "SLOTS")?)?,
-            backends: Mapped::new(take(ebpf, "BACKENDS")?)?,
+            slots: Mapped::new(&take(ebpf, "SLOTS")?)?,
+            backends: Mapped::new(&take(ebpf, "BACKENDS")?)?,
             reverse: Endpoints { v4: take(ebpf, "REVERSE_V4")?, v6: take(ebpf, "REVERSE_V6")? },
             routes_v4: take(ebpf, "ROUTES_V4")?,
             routes_v6: take(ebpf, "ROUTES_V6")?,

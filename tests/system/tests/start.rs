@@ -51,11 +51,13 @@ fn generic_xdp_balances_in_every_mode() -> Result<()> {
         mode_is(&weir, "generic")?;
         balances(&lab).with_context(|| format!("{mode:?}"))?;
 
-        // A link's mode can't be changed: there is a moment without, and then the other one.
-        fs::write(weir.config(), lab.config(&services))?;
-        weir.restart()?;
-        mode_is(&weir, "native")?;
-        balances(&lab).with_context(|| format!("{mode:?}, native again"))?;
+        // A link's mode can't be changed: it goes, and a new one comes.
+        for (node, mode) in [("", "native"), ("xdp = \"generic\"", "generic")] {
+            fs::write(weir.config(), lab.config_with(node, &services))?;
+            weir.restart()?;
+            mode_is(&weir, mode)?;
+            curl::spread(lab.client(), "http://10.9.0.1/", 60)?;
+        }
     }
     Ok(())
 }
@@ -68,8 +70,8 @@ fn put_bridge_over_eth0(lab: &Lab) -> Result<()> {
          link set br0 up\n\
          address add 10.2.0.2/24 dev br0\n\
          address add fd02::2/64 dev br0 nodad\n\
-         route add 0.0.0.0/0 via 10.2.0.1\n\
-         route add ::/0 via fd02::1\n")
+         route replace 0.0.0.0/0 via 10.2.0.1\n\
+         route replace ::/0 via fd02::1\n")
 }
 
 fn mode_is(weir: &WeirDaemon, mode: &str) -> Result<()> {
@@ -129,9 +131,12 @@ fn a_refused_start_leaves_the_packet_path_alone() -> Result<()> {
     weir.kill9()?;
     let eth9 = config.replace(r#"["eth0"]"#, r#"["eth0", "eth9"]"#);
     let other_seed = config.replacen("[node]", "[node]\nseed = \"00112233445566778899aabbccddeeff\"", 1);
-    let smaller = config.replacen("\n[[service]]", "\n[node.tables]\nslots = 65536\n\n[[service]]", 1);
+    let sized = |table| config.replacen("\n[[service]]", &format!("\n[node.tables]\n{table}\n\n[[service]]"), 1);
+    let sizes = ["slots = 65536", "slots = 8388608", "backends = 1000", "services = 10", "routes = 100"];
     let broken = config.replacen("mode", "mood", 1);
-    for (config, why) in [(eth9, "eth9"), (other_seed, "seed"), (smaller, "sizes"), (broken, "mood")] {
+    let mut refused = vec![(eth9, "eth9"), (other_seed, "seed"), (broken, "mood")];
+    refused.extend(sizes.map(|table| (sized(table), "the pinned tables have other sizes")));
+    for (config, why) in refused {
         let said = refusal(&lab, &config)?;
         ensure!(said.contains(why), "{said}");
         curl::spread(lab.client(), "http://10.9.0.1/", 60).context(said)?;
