@@ -12,7 +12,10 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use aya::maps::{Array, Map, MapData};
+use aya::{
+    maps::{Array, Map, MapData},
+    programs::links::PinnedLink,
+};
 use lb_common::abi::Settings;
 use rustix::{
     fs::{FlockOperation, flock},
@@ -124,7 +127,7 @@ impl Pins {
 
     /// Detaches `link`.
     pub(super) fn remove_link(&self, link: &Link) -> anyhow::Result<()> {
-        remove(&self.link(link))
+        remove_link(&self.link(link))
     }
 
     /// Detaches all programs and removes all maps.
@@ -137,13 +140,11 @@ impl Pins {
     }
 
     fn remove_contents(&self) -> anyhow::Result<()> {
-        for directory in [self.links_directory(), self.directory.join("maps")] {
-            for name in list(&directory)? {
-                remove(&directory.join(name))?;
-            }
-            remove_directory(&directory)?;
-        }
-        Ok(())
+        let (links, maps) = (self.links_directory(), self.directory.join("maps"));
+        list(&links)?.iter().try_for_each(|name| remove_link(&links.join(name)))?;
+        list(&maps)?.iter().try_for_each(|name| remove(&maps.join(name)))?;
+        remove_directory(&links)?;
+        remove_directory(&maps)
     }
 }
 
@@ -167,6 +168,17 @@ fn list(directory: &Path) -> anyhow::Result<Vec<String>> {
         names.push(entry.file_name().to_string_lossy().into_owned());
     }
     Ok(names)
+}
+
+/// Detaches the link that is pinned at `path`.
+///
+/// A link that only its pin held would be detached a moment later, by a work queue of the kernel's, and until then be in
+/// the way of the next one. Closing the last descriptor of a link detaches before it returns.
+fn remove_link(path: &Path) -> anyhow::Result<()> {
+    let link = PinnedLink::from_pin(path);
+    remove(path)?;
+    drop(link);
+    Ok(())
 }
 
 fn remove(path: &Path) -> anyhow::Result<()> {
