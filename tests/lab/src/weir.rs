@@ -85,7 +85,8 @@ impl WeirDaemon {
             let waits = backend["reason"].as_str().is_some_and(|reason| reason.starts_with("waiting for"));
             backend["state"] != "unknown" && !waits
         };
-        let are_settled = |service: &Value| service["backends"].as_array().is_some_and(|all| all.iter().all(is_settled));
+        let are_settled =
+            |service: &Value| service["backends"].as_array().is_some_and(|all| all.iter().all(is_settled));
         let services = self.json(&["service", "list"]);
         services.is_ok_and(|services| services.as_array().is_some_and(|all| all.iter().all(are_settled)))
     }

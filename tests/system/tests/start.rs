@@ -26,7 +26,8 @@ fn an_interface_without_native_xdp_is_refused_until_generic_is_asked_for() -> Re
     let lab = builder.backends(4).build()?;
     put_bridge_over_eth0(&lab)?;
     let on_bridge = |node: &str| {
-        let services = Family::BOTH.map(|family| lab.service(&format!("web-{family:?}"), family).weights(&[4, 3, 2, 1]));
+        let services =
+            Family::BOTH.map(|family| lab.service(&format!("web-{family:?}"), family).weights(&[4, 3, 2, 1]));
         lab.config_with(node, &services).replace(r#"["eth0"]"#, r#"["br0"]"#)
     };
     let said = refusal(&lab, &on_bridge(""))?;
@@ -46,7 +47,8 @@ fn generic_xdp_balances_in_every_mode() -> Result<()> {
     for mode in Mode::ALL {
         let Some(builder) = lab()? else { return Ok(()) };
         let lab = builder.backends(4).mode(mode).build()?;
-        let services = Family::BOTH.map(|family| lab.service(&format!("web-{family:?}"), family).weights(&[4, 3, 2, 1]));
+        let services =
+            Family::BOTH.map(|family| lab.service(&format!("web-{family:?}"), family).weights(&[4, 3, 2, 1]));
         let mut weir = lab.weir(&lab.config_with("xdp = \"generic\"", &services))?;
         mode_is(&weir, "generic")?;
         balances(&lab).with_context(|| format!("{mode:?}"))?;
