@@ -82,8 +82,7 @@ fn start_controller(start: Start, node: &Node, network: NetworkMonitor) -> anyho
         .attach(&node.interfaces, node.xdp)
         .and_then(|()| Controller::start(start, Box::new(kernel), Arc::new(network), Arc::new(TcpProbe)));
     if started.is_err() && !adopted {
-        // Nothing forwards by what this start made: leave the host as it was.
-        pins.remove_all()?;
+        pins.abandon();
     }
     started
 }

@@ -50,7 +50,7 @@ impl Kernel {
     ///
     /// # Errors
     /// Another daemon works with the pins; they have another layout, other sizes or another hash seed than asked for; or
-    /// the kernel refuses. Pinned state that is in use is left alone then.
+    /// the kernel refuses. Pinned state that is in use is left alone then, and what a first start made is removed.
     pub fn open(object: &[u8], node: &Node, pins: Pins) -> anyhow::Result<Self> {
         let lock = pins.lock()?;
         let adopted = if let Some(pinned) = pins.settings()? {
@@ -60,11 +60,26 @@ impl Kernel {
             None
         };
         let settings = adopted.unwrap_or_else(|| settings(node, rand::random()));
-        let capacity = Capacity::of(&node.tables);
+        let opened = Self::open_pinned(object, settings, &Capacity::of(&node.tables), &pins, adopted.is_some());
+        if opened.is_err() && adopted.is_none() {
+            pins.abandon();
+        }
+        // Held all the time: nobody else may take up pins that are being removed.
+        opened.map(|kernel| Self { _lock: Some(lock), ..kernel })
+    }
+
+    /// Loads `object` with maps pinned under `pins`, which are there already if they are to be `adopted`.
+    fn open_pinned(
+        object: &[u8],
+        settings: Settings,
+        capacity: &Capacity,
+        pins: &Pins,
+        adopted: bool,
+    ) -> anyhow::Result<Self> {
         pins.make_directories()?;
-        let mut kernel = Self::load(object, settings, &capacity, Some((pins, lock)))?;
-        if adopted.is_some() {
-            kernel.maps.check_capacity(&capacity).context(
+        let mut kernel = Self::load(object, settings, capacity, Some(pins))?;
+        if adopted {
+            kernel.maps.check_capacity(capacity).context(
                 "the pinned tables have other sizes than [node.tables]; they can only change after `weir detach`, \
                  which stops forwarding",
             )?;
@@ -83,20 +98,14 @@ impl Kernel {
         Self::load(object, settings, capacity, None)
     }
 
-    fn load(
-        object: &[u8],
-        settings: Settings,
-        capacity: &Capacity,
-        pins: Option<(Pins, Lock)>,
-    ) -> anyhow::Result<Self> {
-        let (pins, lock) = pins.unzip();
+    fn load(object: &[u8], settings: Settings, capacity: &Capacity, pins: Option<&Pins>) -> anyhow::Result<Self> {
         let wire = Wire(settings);
         let mut loader = EbpfLoader::new();
         loader.override_global("LOADED_SETTINGS", &wire, true);
         for (name, entries) in maps::sizes(capacity) {
             loader.map_max_entries(name, entries);
         }
-        if let Some(pins) = &pins {
+        if let Some(pins) = pins {
             for name in maps::NAMES {
                 loader.map_pin_path(name, pins.map(name));
             }
@@ -108,8 +117,8 @@ impl Kernel {
         Ok(Self {
             ebpf,
             maps,
-            pins,
-            _lock: lock,
+            pins: pins.cloned(),
+            _lock: None,
             seed: settings.seed,
             mode: None,
             attachments: Vec::new(),

@@ -125,7 +125,8 @@ impl Pins {
         Ok(links)
     }
 
-    /// Detaches `link`.
+    /// Detaches `link`. Nothing of it runs any more once this returns: the kernel would let go of a link that merely
+    /// lost its pin some time later.
     pub(super) fn remove_link(&self, link: &Link) -> anyhow::Result<()> {
         remove_link(&self.link(link))
     }
@@ -137,6 +138,14 @@ impl Pins {
     pub fn remove_all(&self) -> anyhow::Result<()> {
         self.remove_contents()?;
         remove_directory(&self.directory)
+    }
+
+    /// Removes what a first start that failed has made: nothing forwards by it, and the host is to be as it was. If
+    /// that fails too the log says so, for the caller has the reason for all of it to report.
+    pub(crate) fn abandon(&self) {
+        if let Err(error) = self.remove_all() {
+            warn!("{}: what a failed start made stays: {error:#}", self.directory.display());
+        }
     }
 
     fn remove_contents(&self) -> anyhow::Result<()> {

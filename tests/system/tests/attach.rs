@@ -94,6 +94,37 @@ fn a_second_daemon_of_an_instance_touches_nothing() -> Result<()> {
     host.attach("in0", XdpMode::Native)
 }
 
+#[test]
+fn nothing_is_attached_once_the_pins_are_removed() -> Result<()> {
+    let host = Host::new("removed")?;
+    make_veth()?;
+    for round in 0..20 {
+        host.attach("in0", XdpMode::Native)?;
+        Pins::of(&host.instance).remove_all()?;
+        assert_eq!(xdp("in0")?, None, "round {round}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_first_start_that_fails_leaves_nothing() -> Result<()> {
+    let host = Host::new("fails")?;
+    make_veth()?;
+    // Its maps are made and pinned before the program is missed.
+    let name = b"\0weir\0";
+    let mut object = OBJECT.to_vec();
+    let found: Vec<usize> = (0..object.len() - name.len()).filter(|&at| object[at..].starts_with(name)).collect();
+    for at in found {
+        object[at + 1..][..4].copy_from_slice(b"gone");
+    }
+    let pins = Pins::of(&host.instance);
+    let opened = Kernel::open(&object, &host.node("in0", XdpMode::Native), pins.clone());
+    let error = opened.err().context("an object without the program was opened")?;
+    assert_eq!(error.to_string(), "the object lacks the balancer");
+    assert!(!pins.directory().exists(), "{} stays", pins.directory().display());
+    Ok(())
+}
+
 /// A host, and pins of its own on it. Both are gone when this is dropped.
 struct Host {
     instance: String,
