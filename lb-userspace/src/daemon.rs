@@ -3,8 +3,9 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{sync::watch, task::JoinSet};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     api::{control::Control, server::Server},
@@ -25,9 +26,19 @@ use crate::{
 /// something; forwarding that an earlier daemon set up goes on then.
 pub fn run(config: &Path) -> anyhow::Result<()> {
     let start = Start::load(config)?;
+    raise_file_limit();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can't start the runtime")?;
     runtime.block_on(serve(start))
+}
+
+/// Allows as many open files as this process may have: checks and connections are files, and the usual limit is there
+/// for the sake of programs that know no more than 1,024.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        warn!("can't raise the limit of open files: {error}");
+    }
 }
 
 async fn serve(start: Start) -> anyhow::Result<()> {

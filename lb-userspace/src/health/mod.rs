@@ -7,7 +7,7 @@ mod runner;
 use std::time::SystemTime;
 
 pub use machine::{Machine, next_check};
-pub use probe::{Probe, TcpProbe};
+pub use probe::{CheckError, Probe, TcpProbe};
 pub use runner::{Event, Runner, Target};
 
 /// What is known about a backend's health.

@@ -3,14 +3,27 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use async_trait::async_trait;
+use rustix::io::Errno;
 use socket2::SockRef;
+use thiserror::Error;
 use tokio::{net::TcpSocket, time};
 
 /// How a backend is checked. A trait, so that tests can say what backends answer.
 #[async_trait]
 pub trait Probe: Send + Sync + 'static {
-    /// Checks `address`, for at most `timeout`; an error says in words why the check failed.
-    async fn check(&self, address: SocketAddr, timeout: Duration) -> Result<(), String>;
+    /// Checks `address`, for at most `timeout`.
+    async fn check(&self, address: SocketAddr, timeout: Duration) -> Result<(), CheckError>;
+}
+
+/// Why a check did not succeed.
+#[derive(Debug, Error)]
+pub enum CheckError {
+    /// The backend failed it; why, in an operator's words.
+    #[error("{0}")]
+    Failed(String),
+    /// This host can't check, for lack of file descriptors, ports or memory: that tells nothing of the backend.
+    #[error(transparent)]
+    Local(io::Error),
 }
 
 /// Whether a TCP connection can be opened.
@@ -25,22 +38,40 @@ pub struct TcpProbe;
 
 #[async_trait]
 impl Probe for TcpProbe {
-    async fn check(&self, address: SocketAddr, timeout: Duration) -> Result<(), String> {
-        match time::timeout(timeout, connect(address)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(reason(&error)),
-            Err(_) => Err(format!("timed out after {timeout:?}")),
+    async fn check(&self, address: SocketAddr, timeout: Duration) -> Result<(), CheckError> {
+        let socket = open(address).map_err(CheckError::Local)?;
+        match time::timeout(timeout, socket.connect(address)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) if is_local(&error) => Err(CheckError::Local(error)),
+            Ok(Err(error)) => Err(CheckError::Failed(reason(&error))),
+            Err(_) => Err(CheckError::Failed(format!("timed out after {timeout:?}"))),
         }
     }
 }
 
-async fn connect(address: SocketAddr) -> io::Result<()> {
+/// A socket to connect to `address` with.
+fn open(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // Closing sends a reset.
     socket.set_zero_linger()?;
     // The ACK of the answer to the SYN waits for data to go with, and the reset comes first.
     SockRef::from(&socket).set_tcp_quickack(false)?;
-    socket.connect(address).await.map(drop)
+    Ok(socket)
+}
+
+/// Whether connecting failed for want of something on this host: memory, buffers, a free port or descriptor.
+fn is_local(error: &io::Error) -> bool {
+    let lacks = [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOBUFS,
+        Errno::NOMEM,
+        Errno::NOSPC,
+        Errno::ADDRNOTAVAIL,
+        Errno::ADDRINUSE,
+        Errno::AGAIN,
+    ];
+    Errno::from_io_error(error).is_some_and(|errno| lacks.contains(&errno))
 }
 
 /// In an operator's words, without the error number.
@@ -63,12 +94,29 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    /// What the backend at `address` is found to fail by.
+    async fn failure(address: SocketAddr, timeout: Duration) -> String {
+        match TcpProbe.check(address, timeout).await {
+            Err(CheckError::Failed(reason)) => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_this_host_lacks_is_not_the_backends_failure() {
+        // Numbers of Linux on x86 and Arm: EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL; ECONNREFUSED, EHOSTUNREACH.
+        for (number, local) in [(24, true), (23, true), (105, true), (12, true), (99, true), (111, false), (113, false)]
+        {
+            assert_eq!(is_local(&io::Error::from_raw_os_error(number)), local, "{number}");
+        }
+    }
+
     #[tokio::test]
     async fn an_open_port_answers_and_its_application_does_not_notice() {
         for local in ["127.0.0.1:0", "[::1]:0"] {
             let listener = TcpListener::bind(local).unwrap();
             listener.set_nonblocking(true).unwrap();
-            assert_eq!(TcpProbe.check(listener.local_addr().unwrap(), SECOND).await, Ok(()));
+            TcpProbe.check(listener.local_addr().unwrap(), SECOND).await.unwrap();
             let accepted = listener.accept().map(drop).map_err(|error| error.kind());
             assert_eq!(accepted, Err(io::ErrorKind::WouldBlock), "the connection reached the application");
         }
@@ -79,7 +127,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        assert_eq!(TcpProbe.check(address, SECOND).await, Err("connection refused".to_owned()));
+        assert_eq!(failure(address, SECOND).await, "connection refused");
     }
 
     #[tokio::test]
@@ -91,6 +139,6 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let _filler = tokio::net::TcpStream::connect(address).await.unwrap();
         let timeout = Duration::from_millis(200);
-        assert_eq!(TcpProbe.check(address, timeout).await, Err("timed out after 200ms".to_owned()));
+        assert_eq!(failure(address, timeout).await, "timed out after 200ms");
     }
 }

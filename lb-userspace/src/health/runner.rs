@@ -1,6 +1,12 @@
 //! The tasks that check backends: one for each, a check at a time.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
 
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::{
@@ -8,14 +14,18 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time,
 };
+use tracing::warn;
 
-use super::{Health, Machine, Probe, next_check};
+use super::{CheckError, Health, Machine, Probe, next_check};
 use crate::spec;
 
 /// Checks that run at the same time, at most: each is an open socket, and the usual limit is 1,024 files.
 const IN_FLIGHT: usize = 512;
 /// Events that may wait for the controller before checks wait for it.
 const EVENTS: usize = 1024;
+
+/// A host that can't check says so this often, at most.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// What is to be checked, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +53,7 @@ pub struct Runner<K> {
     running: BTreeMap<K, Running>,
     tasks: JoinSet<()>,
     permits: Arc<Semaphore>,
+    warnings: Arc<Warnings>,
     sender: mpsc::Sender<Event<K>>,
     events: mpsc::Receiver<Event<K>>,
     generation: u64,
@@ -60,7 +71,17 @@ impl<K: Clone + Ord + Send + 'static> Runner<K> {
     pub fn new(probe: Arc<dyn Probe>) -> Self {
         let (sender, events) = mpsc::channel(EVENTS);
         let permits = Arc::new(Semaphore::new(IN_FLIGHT));
-        Self { probe, running: BTreeMap::new(), tasks: JoinSet::new(), permits, sender, events, generation: 0 }
+        let warnings = Arc::default();
+        Self {
+            probe,
+            running: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            permits,
+            warnings,
+            sender,
+            events,
+            generation: 0,
+        }
     }
 
     /// Checks exactly `targets` from now on. Checks that go on undisturbed are those whose target is as it was; others
@@ -116,6 +137,7 @@ impl<K: Clone + Ord + Send + 'static> Runner<K> {
             generation: self.generation,
             probe: Arc::clone(&self.probe),
             permits: Arc::clone(&self.permits),
+            warnings: Arc::clone(&self.warnings),
             sender: self.sender.clone(),
         };
         let task = self.tasks.spawn(checks.run());
@@ -131,6 +153,7 @@ struct Checks<K> {
     generation: u64,
     probe: Arc<dyn Probe>,
     permits: Arc<Semaphore>,
+    warnings: Arc<Warnings>,
     sender: mpsc::Sender<Event<K>>,
 }
 
@@ -144,7 +167,15 @@ impl<K: Clone> Checks<K> {
             let began = time::Instant::now();
             let result = self.probe.check(self.target.address, rules.timeout).await;
             drop(permit);
-            if self.machine.observe(&result, &rules, SystemTime::now()) {
+            let result = match result {
+                Ok(()) => Some(Ok(())),
+                Err(CheckError::Failed(reason)) => Some(Err(reason)),
+                Err(CheckError::Local(error)) => {
+                    self.warnings.cannot_check(self.target.address, &error);
+                    None
+                }
+            };
+            if result.is_some_and(|result| self.machine.observe(&result, &rules, SystemTime::now())) {
                 let (backend, health) = (self.key.clone(), self.machine.health().clone());
                 if self.sender.send(Event { backend, health, generation: self.generation }).await.is_err() {
                     return;
@@ -155,12 +186,31 @@ impl<K: Clone> Checks<K> {
     }
 }
 
+/// When the log last said that this host can't check.
+#[derive(Default)]
+struct Warnings(Mutex<Option<time::Instant>>);
+
+impl Warnings {
+    fn cannot_check(&self, address: SocketAddr, error: &io::Error) {
+        if self.is_due(time::Instant::now()) {
+            warn!("can't check {address} and maybe others, whose health stays as it was: {error}");
+        }
+    }
+
+    /// Whether to warn at `now`, which counts as done then.
+    fn is_due(&self, now: time::Instant) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = last.is_none_or(|last| now.duration_since(last) >= WARN_EVERY);
+        if due {
+            *last = Some(now);
+        }
+        due
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::{AtomicUsize, Ordering::SeqCst},
-        time::Duration,
-    };
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
     use async_trait::async_trait;
 
@@ -176,12 +226,12 @@ mod tests {
 
     #[async_trait]
     impl Probe for Slow {
-        async fn check(&self, address: SocketAddr, _: Duration) -> Result<(), String> {
+        async fn check(&self, address: SocketAddr, _: Duration) -> Result<(), CheckError> {
             self.all.fetch_add(1, SeqCst);
             self.most.fetch_max(self.now.fetch_add(1, SeqCst) + 1, SeqCst);
             time::sleep(Duration::from_secs(1)).await;
             self.now.fetch_sub(1, SeqCst);
-            if address.port().is_multiple_of(2) { Ok(()) } else { Err("connection refused".to_owned()) }
+            if address.port().is_multiple_of(2) { Ok(()) } else { Err(CheckError::Failed("refused".to_owned())) }
         }
     }
 
@@ -218,6 +268,37 @@ mod tests {
             assert_eq!(event.health.state, state);
         }
         assert_eq!((began.elapsed().as_secs(), probe.most.load(SeqCst)), (1, 300));
+    }
+
+    /// Lacks descriptors but for each third check, which fails.
+    #[derive(Default)]
+    struct Starved(AtomicUsize);
+
+    #[async_trait]
+    impl Probe for Starved {
+        async fn check(&self, _: SocketAddr, _: Duration) -> Result<(), CheckError> {
+            if (self.0.fetch_add(1, SeqCst) + 1).is_multiple_of(3) {
+                return Err(CheckError::Failed("refused".to_owned()));
+            }
+            Err(CheckError::Local(io::Error::from_raw_os_error(24)))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_cannot_check_learns_nothing_and_goes_on_checking() {
+        let probe = Arc::new(Starved::default());
+        let mut runner = Runner::new(Arc::<Starved>::clone(&probe));
+        runner.follow(targets(0..1), |_| Health::adopted(true, SystemTime::now()));
+        let event = runner.event().await;
+        assert_eq!((event.health.state, event.health.results), (State::Down, 1));
+        assert_eq!(probe.0.load(SeqCst), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_warning_comes_once_a_minute() {
+        let (warnings, began) = (Warnings::default(), time::Instant::now());
+        let due: Vec<u64> = (0..180).filter(|&s| warnings.is_due(began + Duration::from_secs(s))).collect();
+        assert_eq!(due, [0, 60, 120]);
     }
 
     #[tokio::test(start_paused = true)]

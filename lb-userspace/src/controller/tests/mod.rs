@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use super::{Network, Start};
 use crate::{
     config,
-    health::Probe,
+    health::{CheckError, Probe},
     nexthop::{
         NetworkView,
         view::{Event, Hop, Link, Neighbour, Route, Table, Target},
@@ -161,8 +161,9 @@ impl FakeProbe {
 
 #[async_trait]
 impl Probe for FakeProbe {
-    async fn check(&self, address: SocketAddr, _: Duration) -> Result<(), String> {
-        self.0.lock().unwrap().get(&address.ip()).cloned().map_or(Ok(()), Err)
+    async fn check(&self, address: SocketAddr, _: Duration) -> Result<(), CheckError> {
+        let refusal = self.0.lock().unwrap().get(&address.ip()).cloned();
+        refusal.map_or(Ok(()), |reason| Err(CheckError::Failed(reason)))
     }
 }
 
