@@ -55,7 +55,7 @@ impl Want {
         let health = health.collect();
         let mut paths = paths(&spec, view);
         fit_clients(&mut paths, capacity, |net| mirror.tables().routes.contains_key(net));
-        Self { health, paths, spec }
+        Self { spec, health, paths }
     }
 
     /// With another configuration: what stays in it keeps its health.
