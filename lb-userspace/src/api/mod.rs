@@ -35,7 +35,7 @@ const CONNECTIONS: usize = 32;
 const HEAD: Duration = Duration::from_secs(5);
 
 /// Within this time a connection must be done with its request, which is the only one.
-const EXCHANGE: Duration = Duration::from_secs(60);
+const EXCHANGE: Duration = Duration::from_mins(1);
 
 /// Serves `router` until `shutdown` is ready, then finishes the requests under way, within [`GRACE`].
 pub(crate) async fn serve_until<L>(

@@ -1,6 +1,7 @@
 //! The kernel's side: loading, pinning and attaching the XDP program, and its maps as [`Tables`].
 
 mod attach;
+mod link;
 mod mapped;
 mod maps;
 mod pins;

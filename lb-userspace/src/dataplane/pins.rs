@@ -12,10 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use aya::{
-    maps::{Array, Map, MapData},
-    programs::links::PinnedLink,
-};
+use aya::maps::{Array, Map, MapData};
 use lb_common::abi::Settings;
 use rustix::{
     fs::{FlockOperation, flock},
@@ -23,7 +20,7 @@ use rustix::{
 };
 use tracing::warn;
 
-use super::{Link, ensure_bpffs, maps::Wire};
+use super::{Link, ensure_bpffs, link::detach, maps::Wire};
 
 /// Root of the BPF file system.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -128,7 +125,9 @@ impl Pins {
     /// Detaches `link`. Nothing of it runs any more once this returns: the kernel would let go of a link that merely
     /// lost its pin some time later.
     pub(super) fn remove_link(&self, link: &Link) -> anyhow::Result<()> {
-        remove_link(&self.link(link))
+        let pin = self.link(link);
+        detach(&pin).with_context(|| format!("cannot detach {}", pin.display()))?;
+        remove(&pin)
     }
 
     /// Detaches all programs and removes all maps.
@@ -149,11 +148,16 @@ impl Pins {
     }
 
     fn remove_contents(&self) -> anyhow::Result<()> {
-        let (links, maps) = (self.links_directory(), self.directory.join("maps"));
-        list(&links)?.iter().try_for_each(|name| remove_link(&links.join(name)))?;
-        list(&maps)?.iter().try_for_each(|name| remove(&maps.join(name)))?;
-        remove_directory(&links)?;
-        remove_directory(&maps)
+        for link in self.links()? {
+            self.remove_link(&link)?;
+        }
+        for directory in [self.links_directory(), self.directory.join("maps")] {
+            for name in list(&directory)? {
+                remove(&directory.join(name))?;
+            }
+            remove_directory(&directory)?;
+        }
+        Ok(())
     }
 }
 
@@ -177,17 +181,6 @@ fn list(directory: &Path) -> anyhow::Result<Vec<String>> {
         names.push(entry.file_name().to_string_lossy().into_owned());
     }
     Ok(names)
-}
-
-/// Detaches the link that is pinned at `path`.
-///
-/// A link that only its pin held would be detached a moment later, by a work queue of the kernel's, and until then be in
-/// the way of the next one. Closing the last descriptor of a link detaches before it returns.
-fn remove_link(path: &Path) -> anyhow::Result<()> {
-    let link = PinnedLink::from_pin(path);
-    remove(path)?;
-    drop(link);
-    Ok(())
 }
 
 fn remove(path: &Path) -> anyhow::Result<()> {

@@ -25,7 +25,7 @@ const IN_FLIGHT: usize = 512;
 const EVENTS: usize = 1024;
 
 /// A host that can't check says so this often, at most.
-const WARN_EVERY: Duration = Duration::from_secs(60);
+const WARN_EVERY: Duration = Duration::from_mins(1);
 
 /// What is to be checked, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
