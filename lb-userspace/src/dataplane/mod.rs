@@ -66,7 +66,7 @@ impl Kernel {
             pins.abandon();
         }
         // Held all the time: nobody else may take up pins that are being removed.
-        opened.map(|kernel| Self { _lock: Some(lock), ..kernel })
+        opened.map(|kernel| Self { pins: Some(pins), _lock: Some(lock), ..kernel })
     }
 
     /// Loads `object` with maps pinned under `pins`, which are there already if they are to be `adopted`.
@@ -118,7 +118,7 @@ impl Kernel {
         Ok(Self {
             ebpf,
             maps,
-            pins: pins.cloned(),
+            pins: None,
             _lock: None,
             seed: settings.seed,
             mode: None,
