@@ -133,11 +133,11 @@ fn a_refused_start_leaves_the_packet_path_alone() -> Result<()> {
     weir.kill9()?;
     let eth9 = config.replace(r#"["eth0"]"#, r#"["eth0", "eth9"]"#);
     let other_seed = config.replacen("[node]", "[node]\nseed = \"00112233445566778899aabbccddeeff\"", 1);
-    let sized = |table| config.replacen("\n[[service]]", &format!("\n[node.tables]\n{table}\n\n[[service]]"), 1);
+    let with_tables = |table| config.replacen("\n[[service]]", &format!("\n[node.tables]\n{table}\n\n[[service]]"), 1);
     let sizes = ["slots = 65536", "slots = 8388608", "backends = 1000", "services = 10", "routes = 100"];
     let broken = config.replacen("mode", "mood", 1);
     let mut refused = vec![(eth9, "eth9"), (other_seed, "seed"), (broken, "mood")];
-    refused.extend(sizes.map(|table| (sized(table), "the pinned tables have other sizes")));
+    refused.extend(sizes.map(|table| (with_tables(table), "the pinned tables have other sizes")));
     for (config, why) in refused {
         let said = refusal(&lab, &config)?;
         ensure!(said.contains(why), "{said}");
