@@ -112,8 +112,7 @@ impl Kernel {
             }
         }
         let mut ebpf = loader.load(object).map_err(explain_load)?;
-        let program: &mut Xdp = ebpf.program_mut(PROGRAM).context("the object lacks the balancer")?.try_into()?;
-        program.load().map_err(explain_program).context("cannot load the XDP program")?;
+        program(&mut ebpf)?.load().map_err(explain_program).context("cannot load the XDP program")?;
         let maps = Maps::take(&mut ebpf)?;
         Ok(Self {
             ebpf,
@@ -144,7 +143,7 @@ impl Kernel {
         for interface in interfaces {
             wanted.push(Link::of(interface, mode)?);
         }
-        let program: &mut Xdp = self.ebpf.program_mut(PROGRAM).context("the object lacks the balancer")?.try_into()?;
+        let program = program(&mut self.ebpf)?;
         self.mode = Some(mode);
         self.attachments.clear();
         for link in &wanted {
@@ -168,9 +167,13 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses the run: the frame is shorter than an Ethernet header or `ingress` does not exist.
     pub fn test_run(&mut self, frame: &[u8], ingress: u32) -> anyhow::Result<(u32, Vec<u8>)> {
-        let program: &mut Xdp = self.ebpf.program_mut(PROGRAM).context("the object lacks the balancer")?.try_into()?;
-        run_once(program, frame, ingress)
+        run_once(program(&mut self.ebpf)?, frame, ingress)
     }
+}
+
+/// The balancer's program.
+fn program(ebpf: &mut Ebpf) -> anyhow::Result<&mut Xdp> {
+    Ok(ebpf.program_mut(PROGRAM).context("the object lacks the balancer")?.try_into()?)
 }
 
 /// Runs `program` once over `frame`; see [`Kernel::test_run`].
@@ -215,8 +218,7 @@ impl Dataplane for Kernel {
 
     fn reattach(&mut self) {
         let (Some(pins), Some(mode)) = (&self.pins, self.mode) else { return };
-        let Some(program) = self.ebpf.program_mut(PROGRAM) else { return };
-        let Ok(program) = <&mut Xdp>::try_from(program) else { return };
+        let Ok(program) = program(&mut self.ebpf) else { return };
         for attachment in &mut self.attachments {
             attach::look_again(program, attachment, mode, pins);
         }
