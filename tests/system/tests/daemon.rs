@@ -121,7 +121,7 @@ fn a_backend_that_was_down_stays_down_over_a_restart() -> Result<()> {
     }
     nothing_fails(&load.finish()?)?;
     let log = weir.log();
-    ensure!(!log[end_of_first_log..].contains("b2 is up"), "{log}");
+    ensure!(!log[end_of_first_log..].contains("backend web/b2 is up"), "{log}");
 
     // Recovery while nobody watched is found out.
     weir.kill9()?;
