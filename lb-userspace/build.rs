@@ -85,9 +85,9 @@ fn cargo(target: &str) -> Result<Command, Failure> {
         variable("CARGO_CFG_TARGET_ARCH")?
     );
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags);
-    // aya-ebpf uses inline assembly, which is unstable for this target; this lets that one crate have it on a stable
-    // compiler, and changes nothing on nightly.
-    cargo.env("RUSTC_BOOTSTRAP", "aya_ebpf");
+    // aya-ebpf and Weir's programs use inline assembly, which is unstable for this target; this lets these crates have it
+    // on a stable compiler, and changes nothing on nightly.
+    cargo.env("RUSTC_BOOTSTRAP", "aya_ebpf,weir_ebpf");
     if let Some(bin) = toolchain::cargo_bin() {
         let path = env::var_os("PATH").unwrap_or_default();
         if let Ok(path) = env::join_paths(std::iter::once(bin).chain(env::split_paths(&path))) {

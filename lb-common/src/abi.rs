@@ -6,13 +6,22 @@
 use bytemuck::{Pod, Zeroable};
 
 /// Layout version of every pinned map. A controller that finds another version refuses to touch the maps.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Backend id that names no backend. Ids start at 1.
 pub const NO_BACKEND: u32 = 0;
 
 /// Entries of the reason counters: more than there are reasons, so that a new reason does not change the map.
 pub const REASON_COUNTERS: u32 = 64;
+
+/// Entries of the flow-table counters ([`crate::tracking::FlowEvent`]), with room for more.
+pub const FLOW_COUNTERS: u32 = 16;
+
+/// Most entries of a [`Ring`].
+pub const RING_ENTRIES: u32 = 1024;
+
+/// Backends that a `least-connections` choice compares one by one; beyond that it takes the better of two.
+pub const COMPARED_BACKENDS: u32 = 64;
 
 /// Largest backend id that a [`SlotWord`] can hold.
 pub const MAX_BACKEND_ID: u32 = (1 << 24) - 1;
@@ -60,6 +69,26 @@ pub mod service_flags {
     /// Not a service: marks an address as a VIP, under (address, port 0, protocol 0), so that packets whose
     /// ports can't be read (fragments, extension headers) are known to be Weir's.
     pub const VIP_MARKER: u32 = 1 << 1;
+    /// Packets of flows whose backend is gone are dropped. With neither this nor [`REROUTE`], TCP is reset.
+    pub const DROP: u32 = 1 << 2;
+    /// Packets of flows whose backend is gone go to another backend.
+    pub const REROUTE: u32 = 1 << 3;
+    /// Handshakes are timed, see [`super::Handshake`].
+    pub const TIME_HANDSHAKES: u32 = 1 << 4;
+}
+
+/// Who takes a new flow ([`Service::choice`]).
+pub mod choice {
+    /// The slot's `current`.
+    pub const SLOT: u32 = 0;
+    /// The ring's entries in turn.
+    pub const TURN: u32 = 1;
+    /// An entry of the ring at random.
+    pub const RANDOM: u32 = 2;
+    /// Of all entries of the ring, at most [`super::COMPARED_BACKENDS`], the one with the fewest flows for its weight.
+    pub const LEAST: u32 = 3;
+    /// Of two entries of the ring, drawn at random, the one with fewer flows for its weight.
+    pub const LEAST_OF_TWO: u32 = 4;
 }
 
 /// What a (VIP, port, protocol) maps to.
@@ -74,6 +103,28 @@ pub struct Service {
     pub slot_count: u32,
     /// Bits of [`service_flags`].
     pub flags: u32,
+    /// One of [`choice`].
+    pub choice: u32,
+    /// Entries of its [`Ring`] that count, at most [`RING_ENTRIES`].
+    pub ring_length: u32,
+}
+
+impl Service {
+    /// Whether every new flow gets an entry in the flow table. The slot alone always gives a SYN and its retransmission
+    /// the same backend; any other choice does not, so the first one has to be remembered.
+    #[must_use]
+    #[inline(always)]
+    pub const fn tracks_every_flow(&self) -> bool {
+        self.choice != choice::SLOT
+    }
+}
+
+/// The backends that a service's scheduler draws from, by id: under the service's id in an array.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Ring {
+    /// Backend ids; those beyond the service's `ring_length` are 0.
+    pub backends: [u32; RING_ENTRIES as usize],
 }
 
 /// One slot: which backend takes new flows, which one owns untracked flows, and whether flows may be tracked.
@@ -175,8 +226,10 @@ impl NextHop {
     }
 }
 
-/// Forwarding modes ([`Backend::mode`]). 0 is an empty entry.
+/// Forwarding modes ([`Backend::mode`]).
 pub mod mode {
+    /// An empty entry.
+    pub const NONE: u8 = 0;
     /// Direct server return: only the MAC addresses change.
     pub const L2: u8 = 1;
     /// IP in IP, any family in any family.
@@ -199,6 +252,11 @@ pub mod backend_state {
     pub const DOWN: u8 = 1;
     /// Draining: takes no new flows.
     pub const DRAINING: u8 = 1 << 1;
+    /// Its flows count as gone: their packets get what the service's policy says. The one bit that the packet path
+    /// reads.
+    pub const GONE: u8 = 1 << 2;
+    /// No longer in the configuration; serves the flows that it has until none is left.
+    pub const REMOVED: u8 = 1 << 3;
 }
 
 /// One backend of one service: one cache line. An address never changes under an id.
@@ -211,7 +269,8 @@ pub struct Backend {
     pub next_hop: NextHop,
     /// Id of the service it belongs to.
     pub service: u32,
-    /// Weight as configured; the packet path does not read it.
+    /// Share of new flows relative to the service's other backends. Only a choice by [`choice::LEAST`] and
+    /// [`choice::LEAST_OF_TWO`] reads it on the packet path.
     pub weight: u32,
     /// `nat`: destination port, network order; 0 keeps the packet's.
     pub port: [u8; 2],
@@ -219,10 +278,184 @@ pub struct Backend {
     pub mode: u8,
     /// One of [`family`].
     pub family: u8,
-    /// Bits of [`backend_state`]; the packet path does not read them.
+    /// Bits of [`backend_state`].
     pub state: u8,
     /// Always 0.
     pub pad: [u8; 27],
+}
+
+/// 5-tuple of an IPv4 flow, as its client's packets have it: a key of the flow table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+pub struct FlowKeyV4 {
+    /// The client's address, network order.
+    pub source: [u8; 4],
+    /// The VIP, network order.
+    pub destination: [u8; 4],
+    /// The client's port, network order.
+    pub source_port: [u8; 2],
+    /// The service's port, network order.
+    pub destination_port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Always 0.
+    pub pad: [u8; 3],
+}
+
+/// 5-tuple of an IPv6 flow; see [`FlowKeyV4`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+pub struct FlowKeyV6 {
+    /// The client's address.
+    pub source: [u8; 16],
+    /// The VIP.
+    pub destination: [u8; 16],
+    /// The client's port, network order.
+    pub source_port: [u8; 2],
+    /// The service's port, network order.
+    pub destination_port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Always 0.
+    pub pad: [u8; 3],
+}
+
+/// Bits of [`FlowWord::flags`].
+pub mod flow_flags {
+    /// The client has sent more than a SYN.
+    pub const ESTABLISHED: u8 = 1;
+    /// The client has sent a FIN.
+    pub const FIN: u8 = 1 << 1;
+    /// The backend has sent a FIN; only seen in mode `nat`.
+    pub const FIN_BACK: u8 = 1 << 2;
+    /// The last that was seen is an RST.
+    pub const RESET: u8 = 1 << 3;
+    /// About to be deleted, and as good as not there. Nothing changes such an entry any more.
+    pub const BURIED: u8 = 1 << 7;
+}
+
+/// What is known of a tracked flow, in one word that is only ever changed by compare-and-swap, so that whoever decides
+/// from it (a packet, the sweeper) decides from what holds at that moment:
+///
+/// ```text
+///  63                    32 31      24 23             0
+/// +------------------------+----------+----------------+
+/// |   seen (seconds)       |  flags   |    backend     |
+/// +------------------------+----------+----------------+
+/// ```
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct FlowWord(pub u64);
+
+impl FlowWord {
+    /// A flow of `backend` with these [`flow_flags`], last seen at `seen`, in seconds of the monotonic clock.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(backend: u32, flags: u8, seen: u32) -> Self {
+        Self((seen as u64) << 32 | (flags as u64) << 24 | (backend & MAX_BACKEND_ID) as u64)
+    }
+
+    /// Id of the backend that owns the flow.
+    #[must_use]
+    #[inline(always)]
+    pub const fn backend(self) -> u32 {
+        (self.0 & MAX_BACKEND_ID as u64) as u32
+    }
+
+    /// Bits of [`flow_flags`].
+    #[must_use]
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "eight bits are what is wanted")]
+    pub const fn flags(self) -> u8 {
+        (self.0 >> 24) as u8
+    }
+
+    /// When its client was last heard, in seconds of the monotonic clock.
+    #[must_use]
+    #[inline(always)]
+    pub const fn seen(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// Whether the client has closed the flow, or it was reset.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_closed(self) -> bool {
+        self.flags() & (flow_flags::FIN | flow_flags::RESET) != 0
+    }
+
+    /// Whether the entry is about to be deleted.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_buried(self) -> bool {
+        self.flags() & flow_flags::BURIED != 0
+    }
+
+    /// The same with more [`flow_flags`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn with(self, flags: u8) -> Self {
+        Self(self.0 | (flags as u64) << 24)
+    }
+}
+
+/// An entry of the flow table: its value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct FlowEntry {
+    /// The flow's backend and state.
+    pub word: FlowWord,
+    /// When the flow was opened or, where that was not seen, learnt: seconds of the monotonic clock.
+    pub opened: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+/// A judged entry of an IPv4 flow, on its way to `weir_bury`: deleted if its word is still this one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct BurialV4 {
+    /// The flow.
+    pub key: FlowKeyV4,
+    /// Its [`FlowWord`] as it was judged, in the machine's byte order; all 0 is no burial.
+    pub word: [u8; 8],
+}
+
+/// A judged entry of an IPv6 flow; see [`BurialV4`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct BurialV6 {
+    /// The flow.
+    pub key: FlowKeyV6,
+    /// Its [`FlowWord`] as it was judged, in the machine's byte order; all 0 is no burial.
+    pub word: [u8; 8],
+}
+
+/// Most burials that one run of `weir_bury` does.
+pub const BURIALS: usize = 32;
+
+/// A handshake under way: SYN seen, and the client's next packet awaited. The low bits of the flow hash are its place
+/// in an array of [`HANDSHAKES`], where a newer one with the same place takes it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Handshake {
+    /// The whole flow hash; 0 is none.
+    pub flow: u64,
+    /// When the SYN was seen, nanoseconds of the monotonic clock.
+    pub opened: u64,
+}
+
+/// Handshakes that are timed at once; a power of two.
+pub const HANDSHAKES: u32 = 4096;
+
+/// Per-CPU sums of the handshakes with a backend.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct HandshakeTimes {
+    /// From a SYN to the client's next packet, nanoseconds: the client's round trip and the backend's answer.
+    pub nanoseconds: u64,
+    /// How many were timed.
+    pub count: u64,
 }
 
 /// How a reply of a NAT backend is turned back: the value of the reverse maps.
@@ -323,7 +556,14 @@ pub struct Traffic {
 const _: () = {
     assert!(size_of::<EndpointV4>() == 8);
     assert!(size_of::<EndpointV6>() == 20);
-    assert!(size_of::<Service>() == 16);
+    assert!(size_of::<Service>() == 24);
+    assert!(size_of::<Ring>() == 4 * RING_ENTRIES as usize);
+    assert!(size_of::<FlowKeyV4>() == 16);
+    assert!(size_of::<FlowKeyV6>() == 40);
+    assert!(size_of::<FlowEntry>() == 16);
+    assert!(size_of::<BurialV4>() == 24);
+    assert!(size_of::<BurialV6>() == 48);
+    assert!(HANDSHAKES.is_power_of_two());
     assert!(size_of::<SlotWord>() == 8);
     assert!(size_of::<Backend>() == 64);
     assert!(size_of::<Reverse>() == 28);

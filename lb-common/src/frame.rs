@@ -27,8 +27,14 @@ pub trait Frame {
     /// # Errors
     /// [`NoRoom`] if less than an Ethernet header would stay; the frame is then as it was.
     fn shrink(&mut self, bytes: u8) -> Result<(), NoRoom>;
+
+    /// Cuts the end off, so that `bytes` bytes stay.
+    ///
+    /// # Errors
+    /// [`NoRoom`] if the frame has fewer; it is then as it was.
+    fn truncate(&mut self, bytes: u8) -> Result<(), NoRoom>;
 }
 
-/// The head of a frame can't be moved that far.
+/// The head or the end of a frame can't be moved there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRoom;

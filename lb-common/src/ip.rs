@@ -1,13 +1,14 @@
 //! What the packet path needs of an IP header, once for both families.
 
 use crate::{
-    abi::{EndpointV4, EndpointV6, NextHop, Reverse, Service},
+    abi::{EndpointV4, EndpointV6, FlowEntry, FlowKeyV4, FlowKeyV6, NextHop, Reverse, Service},
     checksum::Difference,
     frame::Frame,
     hash,
-    pipeline::Tables,
+    pipeline::{Ports, Tables},
     reason::Reason,
-    wire::{ETHERNET_LEN, IPV6_LEN, Ipv4, Ipv6, next_header},
+    reset,
+    wire::{ETHERNET_LEN, Ethernet, IPV6_LEN, Ipv4, Ipv6, Tcp, next_header},
 };
 
 /// Bits of the IPv4 fragment field: more fragments follow, and where this one starts.
@@ -37,6 +38,7 @@ pub(crate) struct Packet<A> {
 /// An address family.
 pub(crate) trait Ip {
     type Address: Copy;
+    type FlowKey: Copy;
     /// Protocol number of this family inside an outer IP header.
     const NEXT_HEADER: u8;
 
@@ -54,14 +56,26 @@ pub(crate) trait Ip {
     /// The address from a map value, where IPv4 takes the first four bytes.
     fn address(bytes: &[u8; 16]) -> Self::Address;
     /// The flow hash over the 5-tuple.
-    fn flow_hash(seed: [u64; 2], packet: &Packet<Self::Address>, source: [u8; 2], destination: [u8; 2]) -> u64;
+    fn flow_hash(seed: [u64; 2], flow: &Self::FlowKey) -> u64;
     /// The flow hash over the source address alone.
-    fn source_hash(seed: [u64; 2], packet: &Packet<Self::Address>) -> u64;
+    fn source_hash(seed: [u64; 2], source: Self::Address) -> u64;
+    /// The flow from `source` to `destination`.
+    fn flow_key(source: Self::Address, destination: Self::Address, ports: Ports, protocol: u8) -> Self::FlowKey;
+    /// Leaves nothing of the frame but an RST from `packet`'s destination to its source.
+    fn put_reset<F: Frame>(
+        frame: &mut F,
+        ethernet: Ethernet,
+        packet: &Packet<Self::Address>,
+        tcp: Tcp,
+    ) -> Option<()>;
 
     fn service<T: Tables>(tables: &T, address: Self::Address, port: [u8; 2], protocol: u8) -> Option<Service>;
     fn reverse<T: Tables>(tables: &T, address: Self::Address, port: [u8; 2], protocol: u8) -> Option<Reverse>;
     fn route<T: Tables>(tables: &T, address: Self::Address) -> Option<NextHop>;
     fn want_neighbour<T: Tables>(tables: &T, address: Self::Address);
+    fn flow<'t, T: Tables>(tables: &'t T, key: &Self::FlowKey) -> Option<T::Entry<'t>>;
+    fn insert_flow<T: Tables>(tables: &T, key: &Self::FlowKey, entry: &FlowEntry) -> bool;
+    fn remove_flow<T: Tables>(tables: &T, key: &Self::FlowKey);
 }
 
 /// IPv4.
@@ -72,6 +86,7 @@ pub(crate) enum V6 {}
 
 impl Ip for V4 {
     type Address = [u8; 4];
+    type FlowKey = FlowKeyV4;
     const NEXT_HEADER: u8 = next_header::IPV4;
 
     #[inline(always)]
@@ -139,13 +154,31 @@ impl Ip for V4 {
     }
 
     #[inline(always)]
-    fn flow_hash(seed: [u64; 2], packet: &Packet<[u8; 4]>, source: [u8; 2], destination: [u8; 2]) -> u64 {
-        hash::flow_v4(seed, packet.source, packet.destination, source, destination, packet.protocol)
+    fn flow_hash(seed: [u64; 2], flow: &FlowKeyV4) -> u64 {
+        hash::flow_v4(
+            seed,
+            flow.source,
+            flow.destination,
+            flow.source_port,
+            flow.destination_port,
+            flow.protocol,
+        )
     }
 
     #[inline(always)]
-    fn source_hash(seed: [u64; 2], packet: &Packet<[u8; 4]>) -> u64 {
-        hash::source_v4(seed, packet.source)
+    fn source_hash(seed: [u64; 2], source: [u8; 4]) -> u64 {
+        hash::source_v4(seed, source)
+    }
+
+    #[inline(always)]
+    fn flow_key(source: [u8; 4], destination: [u8; 4], ports: Ports, protocol: u8) -> FlowKeyV4 {
+        let Ports { source: source_port, destination: destination_port } = ports;
+        FlowKeyV4 { source, destination, source_port, destination_port, protocol, pad: [0; 3] }
+    }
+
+    #[inline(always)]
+    fn put_reset<F: Frame>(frame: &mut F, ethernet: Ethernet, packet: &Packet<[u8; 4]>, tcp: Tcp) -> Option<()> {
+        reset::put_v4(frame, ethernet, packet, tcp)
     }
 
     #[inline(always)]
@@ -168,10 +201,26 @@ impl Ip for V4 {
         let [a, b, c, d] = address;
         tables.want_neighbour([a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], crate::abi::family::V4);
     }
+
+    #[inline(always)]
+    fn flow<'t, T: Tables>(tables: &'t T, key: &FlowKeyV4) -> Option<T::Entry<'t>> {
+        tables.flow_v4(key)
+    }
+
+    #[inline(always)]
+    fn insert_flow<T: Tables>(tables: &T, key: &FlowKeyV4, entry: &FlowEntry) -> bool {
+        tables.insert_flow_v4(key, entry)
+    }
+
+    #[inline(always)]
+    fn remove_flow<T: Tables>(tables: &T, key: &FlowKeyV4) {
+        tables.remove_flow_v4(key);
+    }
 }
 
 impl Ip for V6 {
     type Address = [u8; 16];
+    type FlowKey = FlowKeyV6;
     const NEXT_HEADER: u8 = next_header::IPV6;
 
     #[inline(always)]
@@ -239,13 +288,31 @@ impl Ip for V6 {
     }
 
     #[inline(always)]
-    fn flow_hash(seed: [u64; 2], packet: &Packet<[u8; 16]>, source: [u8; 2], destination: [u8; 2]) -> u64 {
-        hash::flow_v6(seed, packet.source, packet.destination, source, destination, packet.protocol)
+    fn flow_hash(seed: [u64; 2], flow: &FlowKeyV6) -> u64 {
+        hash::flow_v6(
+            seed,
+            flow.source,
+            flow.destination,
+            flow.source_port,
+            flow.destination_port,
+            flow.protocol,
+        )
     }
 
     #[inline(always)]
-    fn source_hash(seed: [u64; 2], packet: &Packet<[u8; 16]>) -> u64 {
-        hash::source_v6(seed, packet.source)
+    fn source_hash(seed: [u64; 2], source: [u8; 16]) -> u64 {
+        hash::source_v6(seed, source)
+    }
+
+    #[inline(always)]
+    fn flow_key(source: [u8; 16], destination: [u8; 16], ports: Ports, protocol: u8) -> FlowKeyV6 {
+        let Ports { source: source_port, destination: destination_port } = ports;
+        FlowKeyV6 { source, destination, source_port, destination_port, protocol, pad: [0; 3] }
+    }
+
+    #[inline(always)]
+    fn put_reset<F: Frame>(frame: &mut F, ethernet: Ethernet, packet: &Packet<[u8; 16]>, tcp: Tcp) -> Option<()> {
+        reset::put_v6(frame, ethernet, packet, tcp)
     }
 
     #[inline(always)]
@@ -266,5 +333,20 @@ impl Ip for V6 {
     #[inline(always)]
     fn want_neighbour<T: Tables>(tables: &T, address: [u8; 16]) {
         tables.want_neighbour(address, crate::abi::family::V6);
+    }
+
+    #[inline(always)]
+    fn flow<'t, T: Tables>(tables: &'t T, key: &FlowKeyV6) -> Option<T::Entry<'t>> {
+        tables.flow_v6(key)
+    }
+
+    #[inline(always)]
+    fn insert_flow<T: Tables>(tables: &T, key: &FlowKeyV6, entry: &FlowEntry) -> bool {
+        tables.insert_flow_v6(key, entry)
+    }
+
+    #[inline(always)]
+    fn remove_flow<T: Tables>(tables: &T, key: &FlowKeyV6) {
+        tables.remove_flow_v6(key);
     }
 }

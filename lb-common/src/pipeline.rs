@@ -4,13 +4,16 @@
 
 use crate::{
     abi::{Backend, Egress, EndpointV4, EndpointV6, NextHop, OuterV4, OuterV6, Reverse, Service, SlotWord},
-    abi::{NO_BACKEND, mode, protocol, service_flags},
+    abi::{FlowEntry, FlowKeyV4, FlowKeyV6, Handshake, NO_BACKEND, flow_flags, mode, protocol, service_flags},
     encap,
+    flow::PacketFlow,
     frame::Frame,
-    hash,
+    handshake, hash,
     ip::{Ip, Packet, V4, V6},
     nat,
     reason::Reason,
+    reset,
+    tracking::{self, Entry, FlowEvent, Owner, Policy, Segment},
     wire::{ETHERNET_LEN, Ethernet, Tcp, Udp, ethertype, tcp_flags},
 };
 
@@ -54,6 +57,11 @@ impl Verdict {
 
 /// The tables that the packet path reads and counts in: BPF maps in the kernel, collections on the host.
 pub trait Tables {
+    /// An entry of the flow table.
+    type Entry<'a>: Entry
+    where
+        Self: 'a;
+
     /// Seed of the flow hash.
     fn seed(&self) -> [u64; 2];
     /// Source network of IPv4 encapsulation.
@@ -70,6 +78,40 @@ pub trait Tables {
     fn slot(&self, index: u32) -> Option<SlotWord>;
     /// Backend with this id.
     fn backend(&self, id: u32) -> Option<&Backend>;
+    /// Entry of an IPv4 flow.
+    fn flow_v4(&self, key: &FlowKeyV4) -> Option<Self::Entry<'_>>;
+    /// Entry of an IPv6 flow.
+    fn flow_v6(&self, key: &FlowKeyV6) -> Option<Self::Entry<'_>>;
+    /// Enters an IPv4 flow, if there is room and it has no entry. Whether it did.
+    fn insert_flow_v4(&self, key: &FlowKeyV4, entry: &FlowEntry) -> bool;
+    /// Enters an IPv6 flow, if there is room and it has no entry. Whether it did.
+    fn insert_flow_v6(&self, key: &FlowKeyV6, entry: &FlowEntry) -> bool;
+    /// Deletes the entry of an IPv4 flow, if it has one.
+    fn remove_flow_v4(&self, key: &FlowKeyV4);
+    /// Deletes the entry of an IPv6 flow, if it has one.
+    fn remove_flow_v6(&self, key: &FlowKeyV6);
+    /// Live entries of the flow table that name a backend.
+    fn live_flows(&self, backend: u32) -> u64;
+    /// Counts one live entry more of a backend, or one less.
+    fn count_live(&self, backend: u32, more: bool);
+    /// Counts what happened in the flow table.
+    fn count_event(&self, event: FlowEvent);
+    /// The backend at `place` of a service's ring; [`NO_BACKEND`] beyond its end.
+    fn ring(&self, service: u32, place: u32) -> u32;
+    /// A number that counts up with every call for a service.
+    fn turn(&self, service: u32) -> u32;
+    /// A random number.
+    fn random(&self) -> u32;
+    /// Seconds of the monotonic clock. May be some milliseconds old.
+    fn now(&self) -> u32;
+    /// Nanoseconds of the monotonic clock.
+    fn now_nanoseconds(&self) -> u64;
+    /// The handshake at `place`.
+    fn handshake(&self, place: u32) -> Option<Handshake>;
+    /// Puts a handshake at `place`.
+    fn set_handshake(&self, place: u32, handshake: Handshake);
+    /// Counts a handshake with a backend and the nanoseconds that it took.
+    fn count_handshake(&self, backend: u32, nanoseconds: u64);
     /// How replies of an IPv4 backend are turned back.
     fn reverse_v4(&self, key: &EndpointV4) -> Option<Reverse>;
     /// How replies of an IPv6 backend are turned back.
@@ -107,13 +149,20 @@ pub fn process<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     }
 }
 
+/// The ports of a packet, network order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// Source port.
+    pub source: [u8; 2],
+    /// Destination port.
+    pub destination: [u8; 2],
+}
+
 /// What was read from a transport header.
 #[derive(Clone, Copy)]
 struct Transport {
-    source: [u8; 2],
-    destination: [u8; 2],
-    /// A TCP SYN without ACK.
-    opens: bool,
+    ports: Ports,
+    segment: Segment,
 }
 
 #[inline(always)]
@@ -132,15 +181,15 @@ fn process_ip<I: Ip, F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict 
         Ok(transport) => transport,
         Err(reason) => return Verdict::pass(reason),
     };
-    if let Some(service) = I::service(tables, packet.destination, transport.destination, packet.protocol)
+    if let Some(service) = I::service(tables, packet.destination, transport.ports.destination, packet.protocol)
         .or_else(|| I::service(tables, packet.destination, [0; 2], packet.protocol))
     {
         return forward::<I, F, T>(frame, tables, &packet, &transport, service).unwrap_or_else(Verdict::drop);
     }
-    if let Some(reverse) = I::reverse(tables, packet.source, transport.source, packet.protocol)
+    if let Some(reverse) = I::reverse(tables, packet.source, transport.ports.source, packet.protocol)
         .or_else(|| I::reverse(tables, packet.source, [0; 2], packet.protocol))
     {
-        return reply::<I, F, T>(frame, tables, &packet, &reverse).unwrap_or_else(Verdict::drop);
+        return reply::<I, F, T>(frame, tables, &packet, &transport, &reverse).unwrap_or_else(Verdict::drop);
     }
     Verdict::pass(Reason::NoService)
 }
@@ -155,18 +204,35 @@ fn read_transport<F: Frame, A>(frame: &F, packet: &Packet<A>) -> Result<Transpor
             if header_length < size_of::<Tcp>() || header_length > room {
                 return Err(Reason::Malformed);
             }
-            let opens = header.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN;
-            Ok(Transport { source: header.source, destination: header.destination, opens })
+            let ports = Ports { source: header.source, destination: header.destination };
+            Ok(Transport { ports, segment: segment(header.flags) })
         }
         protocol::UDP => {
             let header = frame.at::<Udp>(packet.transport).ok_or(Reason::Malformed)?;
             if size_of::<Udp>() > room {
                 return Err(Reason::Malformed);
             }
-            Ok(Transport { source: header.source, destination: header.destination, opens: false })
+            let ports = Ports { source: header.source, destination: header.destination };
+            Ok(Transport { ports, segment: Segment { opens: false, flags: flow_flags::ESTABLISHED } })
         }
         _ => Err(Reason::OtherProtocol),
     }
+}
+
+/// What the TCP flags of a client's packet tell.
+#[inline(always)]
+const fn segment(flags: u8) -> Segment {
+    if flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN {
+        return Segment { opens: true, flags: 0 };
+    }
+    let mut told = flow_flags::ESTABLISHED;
+    if flags & tcp_flags::FIN != 0 {
+        told |= flow_flags::FIN;
+    }
+    if flags & tcp_flags::RST != 0 {
+        told |= flow_flags::RESET;
+    }
+    Segment { opens: false, flags: told }
 }
 
 /// The way out of this host: next hop and device.
@@ -226,14 +292,21 @@ fn forward<I: Ip, F: Frame, T: Tables>(
     transport: &Transport,
     service: Service,
 ) -> Result<Verdict, Reason> {
-    let seed = tables.seed();
-    let hash = if service.flags & service_flags::HASH_SOURCE == 0 {
-        I::flow_hash(seed, packet, transport.source, transport.destination)
+    let key = I::flow_key(packet.source, packet.destination, transport.ports, packet.protocol);
+    let hash = slot_hash::<I, T>(tables, &service, packet.source, &key);
+    let slot = tables.slot(slot_index(&service, hash)).ok_or(Reason::Inconsistent)?;
+    let id = if slot.tracked() {
+        match tracked_owner::<I, T>(tables, &key, &service, slot, transport.segment) {
+            Owner::Backend(id) => id,
+            Owner::Gone if service.flags & (service_flags::DROP | service_flags::REROUTE) == 0 => {
+                return reset::answer::<I, F>(frame, packet);
+            }
+            Owner::Gone => return Err(Reason::BackendGone),
+            Owner::Refused => return Err(Reason::FlowTableFull),
+        }
     } else {
-        I::source_hash(seed, packet)
+        slot.current()
     };
-    let index = service.first_slot.wrapping_add(hash::slot_of(hash, service.slot_count));
-    let id = tables.slot(index).ok_or(Reason::Inconsistent)?.current();
     if id == NO_BACKEND {
         return Err(Reason::NoBackend);
     }
@@ -265,8 +338,42 @@ fn forward<I: Ip, F: Frame, T: Tables>(
         }
         _ => return Err(Reason::Inconsistent),
     };
-    tables.count_forwarded(service.id, id, packet.length, transport.opens);
+    if service.flags & service_flags::TIME_HANDSHAKES != 0 && packet.protocol == protocol::TCP {
+        handshake::follow(tables, hash, id, transport.segment.opens);
+    }
+    tables.count_forwarded(service.id, id, packet.length, transport.segment.opens);
     Ok(exit.verdict(tables, reason))
+}
+
+/// The hash that chooses the slot of a flow.
+#[inline(always)]
+fn slot_hash<I: Ip, T: Tables>(tables: &T, service: &Service, source: I::Address, key: &I::FlowKey) -> u64 {
+    if service.flags & service_flags::HASH_SOURCE == 0 {
+        I::flow_hash(tables.seed(), key)
+    } else {
+        I::source_hash(tables.seed(), source)
+    }
+}
+
+#[inline(always)]
+fn slot_index(service: &Service, hash: u64) -> u32 {
+    service.first_slot.wrapping_add(hash::slot_of(hash, service.slot_count))
+}
+
+/// Whose a packet of a tracked slot is.
+#[inline(always)]
+fn tracked_owner<I: Ip, T: Tables>(
+    tables: &T,
+    key: &I::FlowKey,
+    service: &Service,
+    slot: SlotWord,
+    segment: Segment,
+) -> Owner {
+    let policy = Policy {
+        track_every_flow: service.tracks_every_flow(),
+        reroute: service.flags & service_flags::REROUTE != 0,
+    };
+    tracking::owner(&PacketFlow::<I, T> { tables, key, service, slot }, slot, policy, segment)
 }
 
 /// A NAT backend's packet on its way to the client. An error is a drop.
@@ -275,6 +382,7 @@ fn reply<I: Ip, F: Frame, T: Tables>(
     frame: &mut F,
     tables: &T,
     packet: &Packet<I::Address>,
+    transport: &Transport,
     reverse: &Reverse,
 ) -> Result<Verdict, Reason> {
     let next_hop = I::route(tables, packet.destination).ok_or(Reason::NoRoute)?;
@@ -290,6 +398,28 @@ fn reply<I: Ip, F: Frame, T: Tables>(
     exit.admit(packet.length, packet.ttl)?;
     nat::to_client::<I, F>(frame, packet, I::address(&reverse.address), reverse.port)?;
     exit.set_macs(frame)?;
+    if transport.segment.flags & (flow_flags::FIN | flow_flags::RESET) != 0 {
+        close_from_behind::<I, T>(tables, packet, transport, reverse);
+    }
     tables.count_replied(reverse.service, reverse.backend, packet.length);
     Ok(exit.verdict(tables, Reason::RepliedNat))
+}
+
+/// Notes that a NAT backend has closed or reset a flow, if the flow has an entry.
+#[inline(always)]
+fn close_from_behind<I: Ip, T: Tables>(
+    tables: &T,
+    packet: &Packet<I::Address>,
+    transport: &Transport,
+    reverse: &Reverse,
+) {
+    let vip = I::address(&reverse.address);
+    let vip_port = if reverse.port == [0; 2] { transport.ports.source } else { reverse.port };
+    let Some(service) = I::service(tables, vip, reverse.port, packet.protocol) else { return };
+    let ports = Ports { source: transport.ports.destination, destination: vip_port };
+    let key = I::flow_key(packet.destination, vip, ports, packet.protocol);
+    let hash = slot_hash::<I, T>(tables, &service, packet.destination, &key);
+    let Some(slot) = tables.slot(slot_index(&service, hash)).filter(|slot| slot.tracked()) else { return };
+    let told = if transport.segment.flags & flow_flags::RESET != 0 { flow_flags::RESET } else { flow_flags::FIN_BACK };
+    tracking::closed_from_behind(&PacketFlow::<I, T> { tables, key: &key, service: &service, slot }, told);
 }

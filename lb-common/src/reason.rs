@@ -77,6 +77,12 @@ reasons! {
     ForeignTunnel = 22, "foreign-tunnel";
     /// Dropped: a tunnel packet of an allowed source whose inner packet is malformed, or can't tell of congestion.
     MalformedInner = 23, "malformed-inner";
+    /// Answered with an RST: the flow's backend is gone.
+    Reset = 24, "reset";
+    /// Dropped: the flow's backend is gone.
+    BackendGone = 25, "backend-gone";
+    /// Dropped: a new connection that needs an entry in the full flow table, for its slot's own backend is gone.
+    FlowTableFull = 26, "flow-table-full";
 }
 
 const _: () = assert!(Reason::ALL.len() <= crate::abi::REASON_COUNTERS as usize);

@@ -114,8 +114,12 @@ pub struct Tcp {
 
 /// Bits of [`Tcp::flags`].
 pub mod tcp_flags {
+    /// The sender has no more to send.
+    pub const FIN: u8 = 0x01;
     /// Opens a connection.
     pub const SYN: u8 = 0x02;
+    /// There is no such connection, or no longer.
+    pub const RST: u8 = 0x04;
     /// The acknowledgement number is valid.
     pub const ACK: u8 = 0x10;
 }

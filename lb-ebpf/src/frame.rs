@@ -1,7 +1,7 @@
 //! Bounds-checked access to the packet behind an XDP context.
 
 use aya_ebpf::{
-    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_get_buff_len},
+    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
 use bytemuck::Pod;
@@ -95,5 +95,19 @@ impl Frame for XdpFrame<'_> {
             return Err(NoRoom);
         }
         self.move_head(i32::from(bytes))
+    }
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "frames are shorter than 2^31 bytes")]
+    fn truncate(&mut self, bytes: u8) -> Result<(), NoRoom> {
+        // SAFETY: the context is the kernel's own.
+        let length = unsafe { bpf_xdp_get_buff_len(self.context.ctx) };
+        if length < u64::from(bytes) {
+            return Err(NoRoom);
+        }
+        // SAFETY: as in `move_head`.
+        match unsafe { bpf_xdp_adjust_tail(self.context.ctx, i32::from(bytes) - length as i32) } {
+            0 => Ok(()),
+            _ => Err(NoRoom),
+        }
     }
 }

@@ -3,11 +3,14 @@
 //! Nothing that could live in lb-common is here.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![allow(clippy::inline_always, reason = "in the kernel a call costs registers, stack and verifier precision")]
 #![expect(missing_docs, reason = "the macro that makes the entry points makes functions without")]
 #![expect(clippy::needless_pass_by_value, reason = "the macro calls entry points with a context by value")]
 
+mod atomic;
 mod decap;
+mod flows;
 mod frame;
 mod tables;
 
@@ -32,6 +35,19 @@ pub fn weir(context: XdpContext) -> u32 {
 pub fn weir_decap(context: XdpContext) -> u32 {
     let verdict = lb_common::decap::process(&mut XdpFrame::new(&context), &KernelSources);
     finish(verdict)
+}
+
+/// Deletes entries of the IPv4 flow table. No device runs it: the controller does, with the entries that it has judged in
+/// place of a packet.
+#[xdp(frags)]
+pub fn weir_bury_v4(context: XdpContext) -> u32 {
+    flows::bury(&XdpFrame::new(&context), false)
+}
+
+/// The same for the IPv6 flow table.
+#[xdp(frags)]
+pub fn weir_bury_v6(context: XdpContext) -> u32 {
+    flows::bury(&XdpFrame::new(&context), true)
 }
 
 /// Counts the verdict and turns it into the kernel's.

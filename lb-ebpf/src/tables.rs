@@ -1,6 +1,7 @@
 //! The balancer's maps. Their names are what the controller finds them by; it sets their sizes at load.
 
 use aya_ebpf::{
+    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST},
     macros::map,
     maps::{Array, DevMap, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
@@ -8,12 +9,16 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{
-        Backend, Egress, EndpointV4, EndpointV6, NextHop, OuterV4, OuterV6, REASON_COUNTERS, Reverse, Service,
-        Settings, SlotWord, Traffic, WantedNeighbour,
+        Backend, Egress, EndpointV4, EndpointV6, FLOW_COUNTERS, FlowEntry, FlowKeyV4, FlowKeyV6, HANDSHAKES, Handshake,
+        HandshakeTimes, NO_BACKEND, NextHop, OuterV4, OuterV6, REASON_COUNTERS, Reverse, Ring, Service, Settings,
+        SlotWord, Traffic, WantedNeighbour,
     },
     pipeline::Tables,
     reason::Reason,
+    tracking::FlowEvent,
 };
+
+use crate::flows::{FLOWS_V4, FLOWS_V6, KernelEntry, fetch_add, insert};
 
 /// What the controller loaded this program with; replaced before loading, constant to the verifier.
 #[unsafe(no_mangle)]
@@ -42,6 +47,27 @@ static SLOTS: Array<SlotWord> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 // Mapped memory starts on a page, so that each 64-byte entry is one cache line.
 #[map]
 static BACKENDS: Array<Backend> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// What schedulers other than the slots draw from, by service id.
+#[map]
+static RINGS: Array<Ring> = Array::with_max_entries(1, 0);
+/// How often each service was drawn from in turn.
+#[map]
+static TURNS: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Live entries of the flow tables, by backend id.
+#[map]
+static FLOW_COUNTS: Array<u64> = Array::with_max_entries(1, 0);
+/// What happened in the flow tables, by [`FlowEvent`] number.
+#[map]
+static FLOW_EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(FLOW_COUNTERS, 0);
+
+/// Handshakes under way, where they are timed.
+#[map]
+static HANDSHAKES_OPEN: Array<Handshake> = Array::with_max_entries(HANDSHAKES, 0);
+/// What the timed ones took, by backend id.
+#[map]
+static HANDSHAKE_TIMES: PerCpuArray<HandshakeTimes> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 static REVERSE_V4: HashMap<EndpointV4, Reverse> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
@@ -74,10 +100,21 @@ static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASON_COUNTERS
 /// Counts one packet for `reason`.
 #[inline(always)]
 pub fn count_reason(reason: Reason) {
-    if let Some(counter) = REASONS.get_ptr_mut(reason as u32) {
+    count(&REASONS, reason as u32);
+}
+
+#[inline(always)]
+fn count(map: &PerCpuArray<u64>, index: u32) {
+    if let Some(counter) = map.get_ptr_mut(index) {
         // SAFETY: the pointer is to this CPU's copy, and programs on one CPU don't interrupt each other.
         unsafe { *counter += 1 }
     }
+}
+
+/// Counts one live entry of a backend more, or one less.
+#[inline(always)]
+pub fn count_live(backend: u32, more: bool) {
+    fetch_add(&FLOW_COUNTS, backend, if more { 1 } else { u64::MAX });
 }
 
 /// Sends the packet out of the device at egress `index`.
@@ -105,6 +142,11 @@ macro_rules! loaded {
 pub struct KernelTables<'a>(pub &'a XdpContext);
 
 impl Tables for KernelTables<'_> {
+    type Entry<'a>
+        = KernelEntry
+    where
+        Self: 'a;
+
     #[inline(always)]
     fn seed(&self) -> [u64; 2] {
         loaded!(seed)
@@ -146,6 +188,106 @@ impl Tables for KernelTables<'_> {
     #[inline(always)]
     fn backend(&self, id: u32) -> Option<&Backend> {
         BACKENDS.get(id)
+    }
+
+    #[inline(always)]
+    fn flow_v4(&self, key: &FlowKeyV4) -> Option<KernelEntry> {
+        FLOWS_V4.get_ptr_mut(key).map(KernelEntry)
+    }
+
+    #[inline(always)]
+    fn flow_v6(&self, key: &FlowKeyV6) -> Option<KernelEntry> {
+        FLOWS_V6.get_ptr_mut(key).map(KernelEntry)
+    }
+
+    #[inline(always)]
+    fn insert_flow_v4(&self, key: &FlowKeyV4, entry: &FlowEntry) -> bool {
+        insert(&FLOWS_V4, key, entry)
+    }
+
+    #[inline(always)]
+    fn insert_flow_v6(&self, key: &FlowKeyV6, entry: &FlowEntry) -> bool {
+        insert(&FLOWS_V6, key, entry)
+    }
+
+    #[inline(always)]
+    fn remove_flow_v4(&self, key: &FlowKeyV4) {
+        // An entry that is gone already is what was wanted.
+        let _ = FLOWS_V4.remove(key);
+    }
+
+    #[inline(always)]
+    fn remove_flow_v6(&self, key: &FlowKeyV6) {
+        let _ = FLOWS_V6.remove(key);
+    }
+
+    #[inline(always)]
+    fn live_flows(&self, backend: u32) -> u64 {
+        FLOW_COUNTS.get(backend).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn count_live(&self, backend: u32, more: bool) {
+        count_live(backend, more);
+    }
+
+    #[inline(always)]
+    fn count_event(&self, event: FlowEvent) {
+        count(&FLOW_EVENTS, event as u32);
+    }
+
+    #[inline(always)]
+    fn ring(&self, service: u32, place: u32) -> u32 {
+        RINGS.get(service).and_then(|ring| ring.backends.get(place as usize)).copied().unwrap_or(NO_BACKEND)
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "its low bits count up as well")]
+    fn turn(&self, service: u32) -> u32 {
+        fetch_add(&TURNS, service, 1) as u32
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: the helper takes nothing.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "seconds since boot fit for 136 years")]
+    fn now(&self) -> u32 {
+        // SAFETY: the helper takes nothing.
+        (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
+    }
+
+    #[inline(always)]
+    fn now_nanoseconds(&self) -> u64 {
+        // SAFETY: the helper takes nothing.
+        unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn handshake(&self, place: u32) -> Option<Handshake> {
+        HANDSHAKES_OPEN.get(place).copied()
+    }
+
+    #[inline(always)]
+    fn set_handshake(&self, place: u32, handshake: Handshake) {
+        if let Some(slot) = HANDSHAKES_OPEN.get_ptr_mut(place) {
+            // SAFETY: the pointer is to a whole element. Another CPU may write to it at the same time: what is mixed of two
+            // handshakes has the flow of one and the time of another within the same instant.
+            unsafe { slot.write(handshake) }
+        }
+    }
+
+    #[inline(always)]
+    fn count_handshake(&self, backend: u32, nanoseconds: u64) {
+        if let Some(times) = HANDSHAKE_TIMES.get_ptr_mut(backend) {
+            // SAFETY: the pointer is to this CPU's copy, and programs on one CPU don't interrupt each other.
+            let times = unsafe { &mut *times };
+            times.nanoseconds += nanoseconds;
+            times.count += 1;
+        }
     }
 
     #[inline(always)]

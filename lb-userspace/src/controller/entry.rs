@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use lb_common::abi::{self, NextHop, backend_state, family, mode, protocol, service_flags};
+use lb_common::abi::{self, NextHop, backend_state, choice, family, mode, protocol, service_flags};
 
 use crate::{
     spec::{self, HashInput, Mode, Protocol, ServicePort},
@@ -26,12 +26,18 @@ pub const fn service(service: &spec::Service, id: u32, first_slot: u32, slot_cou
         HashInput::Flow => 0,
         HashInput::Source => service_flags::HASH_SOURCE,
     };
-    abi::Service { id, first_slot, slot_count, flags }
+    abi::Service { id, first_slot, slot_count, flags, choice: choice::SLOT, ring_length: 0 }
 }
 
 /// The entry that marks an address as a VIP.
-pub const VIP_MARKER: abi::Service =
-    abi::Service { id: 0, first_slot: 0, slot_count: 0, flags: service_flags::VIP_MARKER };
+pub const VIP_MARKER: abi::Service = abi::Service {
+    id: 0,
+    first_slot: 0,
+    slot_count: 0,
+    flags: service_flags::VIP_MARKER,
+    choice: choice::SLOT,
+    ring_length: 0,
+};
 
 /// The entry of a backend. `up` is whether the last word of its health checks was "up".
 #[must_use]

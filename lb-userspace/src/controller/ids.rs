@@ -86,7 +86,7 @@ mod tests {
         let mut tables = Tables::default();
         for (id, &(first_slot, slot_count)) in (1u32..).zip(ranges) {
             let key = Endpoint { address: [192, 0, 2, 1].into(), port: 80 + u16::try_from(id).unwrap(), protocol: 6 };
-            tables.services.insert(key, abi::Service { id, first_slot, slot_count, flags: 0 });
+            tables.services.insert(key, abi::Service { id, first_slot, slot_count, ..bytemuck::Zeroable::zeroed() });
         }
         tables
     }

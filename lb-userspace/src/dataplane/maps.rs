@@ -28,12 +28,20 @@ use super::mapped::Mapped;
 use crate::tables::{Capacity, Counters, Endpoint, EndpointKey, Tables, Write};
 
 /// Every map of the balancer: all of them are pinned.
-pub(super) const NAMES: [&str; 15] = [
+pub(super) const NAMES: [&str; 23] = [
     "SETTINGS",
     "SERVICES_V4",
     "SERVICES_V6",
     "SLOTS",
     "BACKENDS",
+    "FLOWS_V4",
+    "FLOWS_V6",
+    "FLOW_COUNTS",
+    "FLOW_EVENTS",
+    "RINGS",
+    "TURNS",
+    "HANDSHAKES_OPEN",
+    "HANDSHAKE_TIMES",
     "REVERSE_V4",
     "REVERSE_V6",
     "ROUTES_V4",
@@ -47,13 +55,19 @@ pub(super) const NAMES: [&str; 15] = [
 ];
 
 /// Entries of the maps whose sizes are configured.
-pub(super) fn sizes(capacity: &Capacity) -> [(&'static str, u32); 12] {
+pub(super) fn sizes(capacity: &Capacity) -> [(&'static str, u32); 18] {
     let (egresses, routes) = (u32::from(capacity.egresses), route_entries(capacity));
     [
         ("SERVICES_V4", capacity.services),
         ("SERVICES_V6", capacity.services),
         ("SLOTS", capacity.slots),
         ("BACKENDS", capacity.backend_ids),
+        ("FLOWS_V4", capacity.flows),
+        ("FLOWS_V6", capacity.flows),
+        ("FLOW_COUNTS", capacity.backend_ids),
+        ("RINGS", capacity.service_ids),
+        ("TURNS", capacity.service_ids),
+        ("HANDSHAKE_TIMES", capacity.backend_ids),
         ("REVERSE_V4", capacity.reverse),
         ("REVERSE_V6", capacity.reverse),
         ("ROUTES_V4", routes),

@@ -95,7 +95,8 @@ mod tests {
             let ids: Vec<u32> = backends.keys().copied().chain([NO_BACKEND]).collect();
             for (&n, (flags, choices)) in &services {
                 let first_slot = u32::from(n) * RANGE;
-                let service = abi::Service { id: n.into(), first_slot, slot_count: RANGE, flags: *flags };
+                let (id, flags) = (n.into(), *flags);
+                let service = abi::Service { id, first_slot, slot_count: RANGE, flags, ..Zeroable::zeroed() };
                 tables.services.insert(endpoint(n), service);
                 let words = choices.iter().map(|choice| SlotWord::new(*choice.get(&ids), *choice.get(&ids), false));
                 tables.slots.insert(first_slot, words.collect());

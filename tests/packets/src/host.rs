@@ -2,19 +2,22 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytemuck::{Pod, Zeroable};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::{
     abi::{
-        Backend, Egress, EndpointV4, EndpointV6, NextHop, OuterV4, OuterV6, Reverse, Service, SlotWord, Traffic,
-        WantedNeighbour,
+        Backend, Egress, EndpointV4, EndpointV6, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, HANDSHAKES, Handshake,
+        NO_BACKEND, NextHop, OuterV4, OuterV6, Reverse, Ring, Service, SlotWord, Traffic, WantedNeighbour,
     },
     decap::{self, AllowedSources},
     frame::{Frame, NoRoom},
     pipeline::{self, Verdict},
+    tracking::{Entry, FlowEvent},
     wire::ETHERNET_LEN,
 };
 
@@ -78,6 +81,81 @@ impl Frame for HostFrame {
         self.start += usize::from(bytes);
         Ok(())
     }
+
+    fn truncate(&mut self, bytes: u8) -> Result<(), NoRoom> {
+        if !self.holds(bytes.into()) {
+            return Err(NoRoom);
+        }
+        self.buffer.truncate(self.start + usize::from(bytes));
+        Ok(())
+    }
+}
+
+/// What the packet path remembers of flows, and the clock that it does so by.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// Entries of the IPv4 flow table.
+    pub flows_v4: BTreeMap<FlowKeyV4, Arc<Mutex<FlowEntry>>>,
+    /// Entries of the IPv6 flow table.
+    pub flows_v6: BTreeMap<FlowKeyV6, Arc<Mutex<FlowEntry>>>,
+    /// Entries that there is room for in each of them.
+    pub room: usize,
+    /// Live entries by backend.
+    pub live: BTreeMap<u32, u64>,
+    /// What happened, in order.
+    pub events: Vec<FlowEvent>,
+    /// Rings by service id.
+    pub rings: BTreeMap<u32, Ring>,
+    /// How often each service was drawn from in turn.
+    pub turns: BTreeMap<u32, u32>,
+    /// What the next random numbers are made of.
+    pub randomness: u64,
+    /// The monotonic clock, nanoseconds.
+    pub now: u64,
+    /// Handshakes under way, by place.
+    pub handshakes: BTreeMap<u32, Handshake>,
+    /// Backends, and what handshakes with them took, nanoseconds; in order.
+    pub handshake_times: Vec<(u32, u64)>,
+}
+
+/// An entry of a flow table.
+#[derive(Debug)]
+pub struct HostEntry(Arc<Mutex<FlowEntry>>);
+
+impl Entry for HostEntry {
+    fn word(&self) -> FlowWord {
+        lock(&self.0).word
+    }
+
+    fn replace(&self, old: FlowWord, new: FlowWord) -> bool {
+        let mut entry = lock(&self.0);
+        let is_old = entry.word == old;
+        if is_old {
+            entry.word = new;
+        }
+        is_old
+    }
+
+    fn set_opened(&self, opened: u32) {
+        lock(&self.0).opened = opened;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn insert<K: Ord + Copy>(
+    table: &mut BTreeMap<K, Arc<Mutex<FlowEntry>>>,
+    room: usize,
+    key: &K,
+    entry: &FlowEntry,
+) -> bool {
+    let fits = table.len() < room && !table.contains_key(key);
+    if fits {
+        table.insert(*key, Arc::new(Mutex::new(*entry)));
+    }
+    fits
 }
 
 /// Weir's packet path over the tables of a world.
@@ -87,6 +165,7 @@ pub struct Host {
     tables: Tables,
     /// As the kernel's array: the index is the id, and unused entries are zeros.
     backends: Vec<Backend>,
+    memory: Mutex<Memory>,
 }
 
 impl Host {
@@ -97,13 +176,19 @@ impl Host {
         let backends = (0..tables.backend_entries())
             .map(|id| tables.backends.get(&id).copied().unwrap_or_else(Backend::zeroed))
             .collect();
-        Self { headroom: HEADROOM, tables, backends }
+        let memory = Mutex::new(Memory { room: usize::MAX, ..Memory::default() });
+        Self { headroom: HEADROOM, tables, backends, memory }
     }
 
     /// The same with other room in front of packets, bytes.
     #[must_use]
     pub fn with_headroom(self, headroom: usize) -> Self {
         Self { headroom, ..self }
+    }
+
+    /// What is kept from one run to the next.
+    pub fn memory(&self) -> MutexGuard<'_, Memory> {
+        lock(&self.memory)
     }
 
     /// Runs the packet path on a `frame` that comes in by the device `ingress` (a kernel interface index).
@@ -135,6 +220,11 @@ struct HostTables<'a> {
 }
 
 impl pipeline::Tables for HostTables<'_> {
+    type Entry<'a>
+        = HostEntry
+    where
+        Self: 'a;
+
     fn seed(&self) -> [u64; 2] {
         self.host.tables.settings.seed
     }
@@ -165,6 +255,89 @@ impl pipeline::Tables for HostTables<'_> {
 
     fn backend(&self, id: u32) -> Option<&Backend> {
         self.host.backends.get(usize::try_from(id).ok()?)
+    }
+
+    fn flow_v4(&self, key: &FlowKeyV4) -> Option<HostEntry> {
+        self.host.memory().flows_v4.get(key).cloned().map(HostEntry)
+    }
+
+    fn flow_v6(&self, key: &FlowKeyV6) -> Option<HostEntry> {
+        self.host.memory().flows_v6.get(key).cloned().map(HostEntry)
+    }
+
+    fn insert_flow_v4(&self, key: &FlowKeyV4, entry: &FlowEntry) -> bool {
+        let memory = &mut *self.host.memory();
+        insert(&mut memory.flows_v4, memory.room, key, entry)
+    }
+
+    fn insert_flow_v6(&self, key: &FlowKeyV6, entry: &FlowEntry) -> bool {
+        let memory = &mut *self.host.memory();
+        insert(&mut memory.flows_v6, memory.room, key, entry)
+    }
+
+    fn remove_flow_v4(&self, key: &FlowKeyV4) {
+        self.host.memory().flows_v4.remove(key);
+    }
+
+    fn remove_flow_v6(&self, key: &FlowKeyV6) {
+        self.host.memory().flows_v6.remove(key);
+    }
+
+    fn live_flows(&self, backend: u32) -> u64 {
+        self.host.memory().live.get(&backend).copied().unwrap_or(0)
+    }
+
+    fn count_live(&self, backend: u32, more: bool) {
+        let mut memory = self.host.memory();
+        let live = memory.live.entry(backend).or_default();
+        *live = if more { *live + 1 } else { *live - 1 };
+    }
+
+    fn count_event(&self, event: FlowEvent) {
+        self.host.memory().events.push(event);
+    }
+
+    fn ring(&self, service: u32, place: u32) -> u32 {
+        let memory = self.host.memory();
+        let ring = memory.rings.get(&service);
+        ring.and_then(|ring| ring.backends.get(usize::try_from(place).ok()?)).copied().unwrap_or(NO_BACKEND)
+    }
+
+    fn turn(&self, service: u32) -> u32 {
+        let mut memory = self.host.memory();
+        let turn = memory.turns.entry(service).or_default();
+        *turn = turn.wrapping_add(1);
+        turn.wrapping_sub(1)
+    }
+
+    fn random(&self) -> u32 {
+        // SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
+        let mut memory = self.host.memory();
+        memory.randomness = memory.randomness.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (memory.randomness ^ memory.randomness >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        u32::try_from((z ^ z >> 31) >> 32).unwrap_or_default()
+    }
+
+    fn now(&self) -> u32 {
+        u32::try_from(self.now_nanoseconds() / 1_000_000_000).unwrap_or(u32::MAX)
+    }
+
+    fn now_nanoseconds(&self) -> u64 {
+        self.host.memory().now
+    }
+
+    fn handshake(&self, place: u32) -> Option<Handshake> {
+        let nothing = Handshake { flow: 0, opened: 0 };
+        (place < HANDSHAKES).then(|| self.host.memory().handshakes.get(&place).copied().unwrap_or(nothing))
+    }
+
+    fn set_handshake(&self, place: u32, handshake: Handshake) {
+        self.host.memory().handshakes.insert(place, handshake);
+    }
+
+    fn count_handshake(&self, backend: u32, nanoseconds: u64) {
+        self.host.memory().handshake_times.push((backend, nanoseconds));
     }
 
     fn reverse_v4(&self, key: &EndpointV4) -> Option<Reverse> {

@@ -79,7 +79,7 @@ impl Tables {
     }
 
     fn mark_vips(&mut self, world: &World) {
-        let marker = abi::Service { id: 0, first_slot: 0, slot_count: 0, flags: service_flags::VIP_MARKER };
+        let marker = abi::Service { flags: service_flags::VIP_MARKER, ..bytemuck::Zeroable::zeroed() };
         for vip in world.services.iter().map(|service| service.vip).collect::<BTreeSet<_>>() {
             self.insert_service(vip, 0, 0, marker);
         }
@@ -90,7 +90,8 @@ impl Tables {
             HashInput::Flow => 0,
             HashInput::Source => service_flags::HASH_SOURCE,
         };
-        let value = abi::Service { id, first_slot: count(&self.slots), slot_count: count(&service.slots), flags };
+        let (first_slot, slot_count) = (count(&self.slots), count(&service.slots));
+        let value = abi::Service { id, first_slot, slot_count, flags, ..bytemuck::Zeroable::zeroed() };
         self.slots.extend(service.slots.iter().map(|backend| SlotWord::steady(*backend)));
         self.insert_service(service.vip, service.port, service.protocol.number(), value);
         for backend in &service.backends {

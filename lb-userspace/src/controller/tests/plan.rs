@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::SystemTime};
 
+use bytemuck::Zeroable;
 use lb_common::abi::{self, NextHop, SlotWord};
 use rtnetlink::packet_route::neighbour::NeighbourState;
 
@@ -19,7 +20,7 @@ use crate::{
 fn a_service_gets_its_entries() {
     let world = World::new(&service("web", 80, "l2", &[1, 2, 3]));
     let tables = world.tables();
-    assert_eq!(world.service(80), abi::Service { id: 1, first_slot: 0, slot_count: 4093, flags: 0 });
+    assert_eq!(world.service(80), abi::Service { id: 1, first_slot: 0, slot_count: 4093, ..Zeroable::zeroed() });
     assert_eq!(tables.services[&Endpoint::vip_marker([192, 0, 2, 1].into())].flags, abi::service_flags::VIP_MARKER);
     assert_eq!(tables.services.len(), 2);
     assert_eq!(tables.egresses, BTreeMap::from([(1, egress(BACK))]));

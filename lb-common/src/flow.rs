@@ -1,0 +1,61 @@
+//! The flow of a packet, as the tracking rules see it.
+
+use crate::{
+    abi::{FlowEntry, Service, SlotWord, backend_state, mode},
+    ip::Ip,
+    pipeline::Tables,
+    schedule,
+    tracking::{Flow, FlowEvent},
+};
+
+/// The flow `key` of `service` in `slot`.
+pub(crate) struct PacketFlow<'a, I: Ip, T> {
+    pub tables: &'a T,
+    pub key: &'a I::FlowKey,
+    pub service: &'a Service,
+    pub slot: SlotWord,
+}
+
+impl<'a, I: Ip, T: Tables> Flow for PacketFlow<'a, I, T> {
+    type Entry = T::Entry<'a>;
+
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        self.tables.now()
+    }
+
+    #[inline(always)]
+    fn is_gone(&self, backend: u32) -> bool {
+        self.tables.backend(backend).is_none_or(|entry| entry.mode == mode::NONE || entry.state & backend_state::GONE != 0)
+    }
+
+    #[inline(always)]
+    fn choose(&self) -> u32 {
+        schedule::choose(self.tables, self.service, self.slot)
+    }
+
+    #[inline(always)]
+    fn find(&self) -> Option<T::Entry<'a>> {
+        I::flow(self.tables, self.key)
+    }
+
+    #[inline(always)]
+    fn insert(&self, entry: &FlowEntry) -> bool {
+        I::insert_flow(self.tables, self.key, entry)
+    }
+
+    #[inline(always)]
+    fn remove(&self) {
+        I::remove_flow(self.tables, self.key);
+    }
+
+    #[inline(always)]
+    fn count_live(&self, backend: u32, more: bool) {
+        self.tables.count_live(backend, more);
+    }
+
+    #[inline(always)]
+    fn count_event(&self, event: FlowEvent) {
+        self.tables.count_event(event);
+    }
+}

@@ -1,0 +1,69 @@
+//! Who takes a new flow of a service whose scheduler does not follow the slots.
+
+use crate::{
+    abi::{COMPARED_BACKENDS, NO_BACKEND, Service, SlotWord, choice},
+    pipeline::Tables,
+};
+
+/// The backend for a new flow of `service` in `slot`; [`NO_BACKEND`] if there is none.
+#[inline(always)]
+pub(crate) fn choose<T: Tables>(tables: &T, service: &Service, slot: SlotWord) -> u32 {
+    let length = service.ring_length;
+    match service.choice {
+        choice::TURN => match tables.turn(service.id).checked_rem(length) {
+            Some(place) => tables.ring(service.id, place),
+            None => NO_BACKEND,
+        },
+        choice::RANDOM => tables.ring(service.id, draw(tables, length)),
+        choice::LEAST => least(tables, service),
+        choice::LEAST_OF_TWO => {
+            let first = tables.ring(service.id, draw(tables, length));
+            lighter(tables, first, tables.ring(service.id, draw(tables, length)))
+        }
+        _ => slot.current(),
+    }
+}
+
+/// A number below `length`; 0 if that is 0.
+#[inline(always)]
+fn draw<T: Tables>(tables: &T, length: u32) -> u32 {
+    crate::hash::slot_of(u64::from(tables.random()) << 32, length)
+}
+
+/// Of the whole ring the backend with the fewest flows for its weight. Of several, the first after a place that moves on
+/// with every call, so that they get their flows in turn.
+#[inline(always)]
+fn least<T: Tables>(tables: &T, service: &Service) -> u32 {
+    let length = service.ring_length;
+    let Some(start) = tables.turn(service.id).checked_rem(length) else { return NO_BACKEND };
+    let mut best = NO_BACKEND;
+    for step in 0..COMPARED_BACKENDS {
+        if step >= length {
+            break;
+        }
+        let place = start.wrapping_add(step);
+        let place = if place >= length { place.wrapping_sub(length) } else { place };
+        best = lighter(tables, best, tables.ring(service.id, place));
+    }
+    best
+}
+
+/// Of two backends the one that has fewer flows for its weight, counting the new one; `a` if they are level.
+#[inline(always)]
+fn lighter<T: Tables>(tables: &T, a: u32, b: u32) -> u32 {
+    let (Some(load_a), Some(load_b)) = (load(tables, a), load(tables, b)) else {
+        return if a == NO_BACKEND { b } else { a };
+    };
+    // a/b < c/d without a division; counts have 32 bits at most, and weights too.
+    if load_b.0.wrapping_mul(load_a.1) < load_a.0.wrapping_mul(load_b.1) { b } else { a }
+}
+
+/// Flows that the backend would have, and its weight.
+#[inline(always)]
+fn load<T: Tables>(tables: &T, id: u32) -> Option<(u64, u64)> {
+    if id == NO_BACKEND {
+        return None;
+    }
+    let weight = tables.backend(id)?.weight;
+    Some((tables.live_flows(id).wrapping_add(1), u64::from(weight)))
+}

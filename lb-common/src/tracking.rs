@@ -1,0 +1,265 @@
+//! Which backend owns a flow: memory is needed only where a flow deviates from the slot table.
+//!
+//! # The invariant
+//! For every live flow of a slot: if it is in the flow table its backend is the entry's, otherwise its backend is the
+//! slot's `base`. No rule below, and none in [`crate::settling`], moves a live flow of a backend that is not gone.
+//!
+//! # The rules of a tracked slot
+//!
+//! | packet | entry | backend |
+//! |---|---|---|
+//! | any | living | the entry's |
+//! | SYN | none, or of a flow that is closed or whose backend is gone | chosen anew; entered unless it is `base` |
+//! | SYN | none, and no room | `base` if it is not gone, otherwise the packet is dropped |
+//! | other | none | `base`; entered ("learnt") while `current` is another, for then `base` is to change |
+//! | other | of a flow whose backend is gone, or none and `base` is gone | what the service's policy says |
+//!
+//! A SYN that meets the entry of a flow that nobody has closed follows it: it is a retransmission, or forged, or of a
+//! client that has forgotten a connection, and its backend is the one that can answer in each case (RFC 9293, section
+//! 3.10.7.4; RFC 5961, section 4).
+//!
+//! An entry that is buried counts as none, and has the place of a new one until it is deleted, which is soon.
+//!
+//! # Sources
+//! Beamer (Olteanu et al., NSDI 2018) and JET (Horowicz et al., `CoNEXT` 2021) track only flows at risk too; here what a
+//! change puts at risk is told by one bit of the slot, and nothing is looked up where it is clear.
+
+use crate::abi::{FlowEntry, FlowWord, NO_BACKEND, SlotWord, flow_flags};
+
+/// The flow that a packet belongs to: its place in the flow table, and what the rules need to know besides.
+pub trait Flow {
+    /// Its entry.
+    type Entry: Entry;
+
+    /// Now, in seconds of the monotonic clock.
+    fn now(&self) -> u32;
+    /// Whether the flows of this backend count as gone. A backend that does not exist is gone.
+    fn is_gone(&self, backend: u32) -> bool;
+    /// The backend for a new flow; [`NO_BACKEND`] if there is none.
+    fn choose(&self) -> u32;
+    /// The flow's entry.
+    fn find(&self) -> Option<Self::Entry>;
+    /// Enters the flow. Whether it did: not if the table is full, or has the flow already.
+    fn insert(&self, entry: &FlowEntry) -> bool;
+    /// Deletes the flow's entry, if it has one.
+    fn remove(&self);
+    /// Counts the backend's live entries: one more, or one less.
+    fn count_live(&self, backend: u32, more: bool);
+    /// Counts what happened.
+    fn count_event(&self, event: FlowEvent);
+}
+
+/// An entry of the flow table, in place.
+pub trait Entry {
+    /// Its word, now.
+    fn word(&self) -> FlowWord;
+    /// Replaces the word if it still is `old`. Whether it was.
+    fn replace(&self, old: FlowWord, new: FlowWord) -> bool;
+    /// Sets when the flow was opened.
+    fn set_opened(&self, opened: u32);
+}
+
+/// What of a packet matters to the flow it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// A TCP SYN without ACK.
+    pub opens: bool,
+    /// What it tells of the flow: bits of [`flow_flags`].
+    pub flags: u8,
+}
+
+/// What a service wants of the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Enter every new flow, even where its backend is the slot's `base`.
+    pub track_every_flow: bool,
+    /// Give flows whose backend is gone another one.
+    pub reroute: bool,
+}
+
+/// Whose a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// This backend's; [`NO_BACKEND`] if nobody takes new flows.
+    Backend(u32),
+    /// That of a backend that is gone.
+    Gone,
+    /// A new flow's that nobody can have: it needs an entry and there is no room.
+    Refused,
+}
+
+/// Things that happen in the flow table, each with a counter. Numbers are part of the map layout and only ever appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum FlowEvent {
+    /// A packet of a tracked slot: a look-up.
+    LookedUp = 0,
+    /// A new flow was entered.
+    Opened = 1,
+    /// An old flow was entered, so that it stays where it is when its slot's `base` changes.
+    Learnt = 2,
+    /// A new flow took its slot's `base`, or was dropped, because the table is full.
+    NotOpened = 3,
+    /// An old flow could not be entered, because the table is full.
+    NotLearnt = 4,
+}
+
+impl FlowEvent {
+    /// Every event, in the order of their numbers.
+    pub const ALL: [Self; 5] = [Self::LookedUp, Self::Opened, Self::Learnt, Self::NotOpened, Self::NotLearnt];
+
+    /// The name that operators see: lower case, hyphenated, never changed.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LookedUp => "looked-up",
+            Self::Opened => "opened",
+            Self::Learnt => "learnt",
+            Self::NotOpened => "not-opened",
+            Self::NotLearnt => "not-learnt",
+        }
+    }
+}
+
+/// Whose a packet of the tracked slot `slot` is; see the [module](self) for the rules.
+#[inline(always)]
+pub fn owner<F: Flow>(flow: &F, slot: SlotWord, policy: Policy, segment: Segment) -> Owner {
+    flow.count_event(FlowEvent::LookedUp);
+    if let Some(entry) = flow.find() {
+        let word = entry.word();
+        if !word.is_buried() {
+            return known(flow, &entry, word, slot, policy, segment);
+        }
+    }
+    unknown(flow, slot, policy, segment)
+}
+
+/// Takes in that the backend has closed or reset the flow, if that has an entry: `told` is one of [`flow_flags`]. When its
+/// client was last heard stays as it is.
+#[inline(always)]
+pub fn closed_from_behind<F: Flow>(flow: &F, told: u8) {
+    let Some(entry) = flow.find() else { return };
+    let word = entry.word();
+    let closed = word.with(told);
+    if !word.is_buried() && closed != word && entry.replace(word, closed) {
+        count_change(flow, word, closed);
+    }
+}
+
+/// A flow that has an entry.
+#[inline(always)]
+fn known<F: Flow>(
+    flow: &F,
+    entry: &F::Entry,
+    word: FlowWord,
+    slot: SlotWord,
+    policy: Policy,
+    segment: Segment,
+) -> Owner {
+    let now = flow.now();
+    let gone = flow.is_gone(word.backend());
+    if segment.opens && (word.is_closed() || gone) || gone && policy.reroute {
+        return reopen(flow, entry, word, slot, policy);
+    }
+    // Who hears that the backend is gone will not speak again: the entry can go soon.
+    let flags = if gone { segment.flags | flow_flags::RESET } else { segment.flags };
+    let heard = heard(word, flags, now);
+    if heard != word {
+        if entry.replace(word, heard) {
+            count_change(flow, word, heard);
+        } else if entry.word().is_buried() {
+            return unknown(flow, slot, policy, segment);
+        }
+    }
+    if gone { Owner::Gone } else { Owner::Backend(word.backend()) }
+}
+
+/// A flow that has no entry, or one that is as good as none.
+#[inline(always)]
+fn unknown<F: Flow>(flow: &F, slot: SlotWord, policy: Policy, segment: Segment) -> Owner {
+    let now = flow.now();
+    let base = slot.base();
+    let gone = flow.is_gone(base);
+    if segment.opens || gone && policy.reroute {
+        let chosen = flow.choose();
+        if chosen == NO_BACKEND || chosen == base && !policy.track_every_flow {
+            return Owner::Backend(chosen);
+        }
+        let word = FlowWord::new(chosen, segment.flags, now);
+        if enter(flow, word, now) {
+            flow.count_event(FlowEvent::Opened);
+            return Owner::Backend(chosen);
+        }
+        return no_room(flow, slot);
+    }
+    if gone {
+        return if base == NO_BACKEND { Owner::Backend(NO_BACKEND) } else { Owner::Gone };
+    }
+    // A closing flow needs no place of its own any more.
+    if slot.current() != base && segment.flags & flow_flags::RESET == 0 {
+        let learnt = enter(flow, FlowWord::new(base, segment.flags, now), now);
+        flow.count_event(if learnt { FlowEvent::Learnt } else { FlowEvent::NotLearnt });
+    }
+    Owner::Backend(base)
+}
+
+/// A new flow in the place of an old one with the same 5-tuple.
+#[inline(always)]
+fn reopen<F: Flow>(flow: &F, entry: &F::Entry, old: FlowWord, slot: SlotWord, policy: Policy) -> Owner {
+    let chosen = flow.choose();
+    if chosen == NO_BACKEND {
+        return Owner::Backend(NO_BACKEND);
+    }
+    if chosen == slot.base() && !policy.track_every_flow {
+        flow.remove();
+        if !old.is_closed() {
+            flow.count_live(old.backend(), false);
+        }
+        return Owner::Backend(chosen);
+    }
+    let now = flow.now();
+    let new = FlowWord::new(chosen, 0, now);
+    if !entry.replace(old, new) {
+        // Buried under our hands, and nothing can be entered until it is deleted; or another CPU was faster with a packet
+        // of the same flow, which then has the say.
+        let word = entry.word();
+        return if word.is_buried() { no_room(flow, slot) } else { Owner::Backend(word.backend()) };
+    }
+    entry.set_opened(now);
+    if !old.is_closed() {
+        flow.count_live(old.backend(), false);
+    }
+    flow.count_live(chosen, true);
+    flow.count_event(FlowEvent::Opened);
+    Owner::Backend(chosen)
+}
+
+/// A new flow that can't be entered: its packets will find no entry, so it has to be `base`'s.
+#[inline(always)]
+fn no_room<F: Flow>(flow: &F, slot: SlotWord) -> Owner {
+    flow.count_event(FlowEvent::NotOpened);
+    if flow.is_gone(slot.base()) { Owner::Refused } else { Owner::Backend(slot.base()) }
+}
+
+#[inline(always)]
+fn enter<F: Flow>(flow: &F, word: FlowWord, now: u32) -> bool {
+    let entered = flow.insert(&FlowEntry { word, opened: now, pad: 0 });
+    if entered && !word.is_closed() {
+        flow.count_live(word.backend(), true);
+    }
+    entered
+}
+
+/// The word after a packet with these flags. A packet that follows an RST shows that nobody believed it.
+#[inline(always)]
+const fn heard(word: FlowWord, flags: u8, now: u32) -> FlowWord {
+    FlowWord::new(word.backend(), word.flags() & !flow_flags::RESET | flags, now)
+}
+
+/// Keeps the count of live entries in step with a flow that closes, or lives on after all.
+#[inline(always)]
+fn count_change<F: Flow>(flow: &F, old: FlowWord, new: FlowWord) {
+    if old.is_closed() != new.is_closed() {
+        flow.count_live(new.backend(), old.is_closed());
+    }
+}
