@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     num::NonZeroU16,
     path::PathBuf,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use clap::ValueEnum;
@@ -85,6 +85,8 @@ pub struct TableSizes {
     pub slots: u32,
     /// Routes towards clients of NAT services, each address family.
     pub routes: u32,
+    /// Tracked flows, each address family.
+    pub flows: u32,
 }
 
 /// A balanced service.
@@ -100,10 +102,20 @@ pub struct Service {
     pub protocol: Protocol,
     /// How packets reach the backends.
     pub mode: Mode,
-    /// What the flow hash covers.
-    pub hash: HashInput,
+    /// How a new flow's backend is chosen; UDP services have only those that [follow the slots](Scheduler::follows_slots).
+    pub scheduler: Scheduler,
     /// Slots of this service.
     pub slots: u32,
+    /// Time after which a tracked flow that has been silent is forgotten.
+    pub idle: Duration,
+    /// Time after a change within which an old flow has to speak to stay where it is.
+    pub settle_after: Duration,
+    /// How long a backend whose health checks fail keeps its flows.
+    pub hold: Hold,
+    /// What packets of flows get whose backend is gone; never [`OnDown::Reset`] for UDP.
+    pub on_down: OnDown,
+    /// Time in which a backend that comes in, or back in, gets from little to its full share; zero gives it all at once.
+    pub slow_start: Duration,
     /// How backends are checked; `None` takes them as always up.
     pub health: Option<Health>,
     /// The backends; names are unique within the service.
@@ -123,6 +135,9 @@ pub struct Backend {
     pub weight: u16,
     /// Draining: takes no new flows, whatever its weight.
     pub draining: bool,
+    /// When the flows that are left of a draining backend count as gone, in whole seconds; `None` lets them end by
+    /// themselves.
+    pub drain_deadline: Option<SystemTime>,
 }
 
 /// The port of a service.
@@ -156,15 +171,46 @@ pub enum Mode {
     Nat,
 }
 
-/// What of a packet chooses its slot.
+/// How the backend of a new flow is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum HashInput {
-    /// The 5-tuple.
+#[serde(rename_all = "kebab-case")]
+pub enum Scheduler {
+    /// Weighted consistent hashing of the 5-tuple.
     #[default]
-    Flow,
-    /// The source address: all flows of a client go to one backend.
+    Maglev,
+    /// Weighted consistent hashing of the source address: all flows of a client go to one backend.
     Source,
+    /// Each backend in turn, whatever its weight.
+    RoundRobin,
+    /// Each backend in turn, as often as its weight says.
+    WeightedRoundRobin,
+    /// The backend with the fewest tracked flows for its weight.
+    LeastConnections,
+    /// Any backend, as likely as its weight says.
+    Random,
+    /// As [`Maglev`](Self::Maglev), with weights that follow how fast backends answer.
+    ResponseTime,
+}
+
+/// How long a backend whose health checks fail keeps its flows, before they count as gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// This long; zero is not at all.
+    For(Duration),
+    /// Until it is up again or removed.
+    Forever,
+}
+
+/// What packets of flows get whose backend is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDown {
+    /// A TCP reset, so that clients connect again at once.
+    Reset,
+    /// Another backend.
+    Reroute,
+    /// Nothing.
+    Drop,
 }
 
 /// TCP health checks of a service's backends.
@@ -182,6 +228,17 @@ pub struct Health {
     pub fall: u32,
     /// Each interval is stretched or shrunk at random by up to this much, in percent, 0 to 50.
     pub jitter: u8,
+}
+
+impl Scheduler {
+    /// Whether the slot of a flow alone tells its backend, so that a flow needs no memory to be found again.
+    #[must_use]
+    pub const fn follows_slots(self) -> bool {
+        match self {
+            Self::Maglev | Self::Source | Self::ResponseTime => true,
+            Self::RoundRobin | Self::WeightedRoundRobin | Self::LeastConnections | Self::Random => false,
+        }
+    }
 }
 
 impl fmt::Display for ServicePort {

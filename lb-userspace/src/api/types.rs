@@ -13,7 +13,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::spec::{HashInput, Mode, Protocol, ServicePort, XdpMode};
+use crate::spec::{Hold, Mode, OnDown, Protocol, Scheduler, ServicePort, XdpMode};
 
 /// What the daemon is, where it is attached and how full its tables are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -56,7 +56,7 @@ pub struct Interface {
     pub why: String,
 }
 
-/// Number of backends by state. `down`, `unknown`, `draining` and `up` add up to `total`.
+/// Number of backends by state: all others add up to `total`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BackendCounts {
     /// All of them.
@@ -69,6 +69,10 @@ pub struct BackendCounts {
     pub unknown: u32,
     /// Draining, whatever their health.
     pub draining: u32,
+    /// Failing their health check, their flows kept until `hold` is over.
+    pub held: u32,
+    /// Removed, but still serving their old flows.
+    pub leaving: u32,
 }
 
 /// How full a kernel table is.
@@ -105,10 +109,20 @@ pub struct Service {
     pub protocol: Protocol,
     /// How packets reach the backends.
     pub mode: Mode,
-    /// What the flow hash covers.
-    pub hash: HashInput,
+    /// How the backend of a new flow is chosen.
+    pub scheduler: Scheduler,
     /// Slots of the service.
     pub slots: u32,
+    /// Time after which a silent flow is forgotten, milliseconds.
+    pub idle_ms: u64,
+    /// Time after a change within which an old flow has to speak to stay where it is, milliseconds.
+    pub settle_after_ms: u64,
+    /// How long a backend whose health checks fail keeps its flows, milliseconds; `None` is for ever.
+    pub hold_ms: Option<u64>,
+    /// What packets of flows get whose backend is gone.
+    pub on_down: OnDown,
+    /// Time in which a backend that comes in gets its full share, milliseconds.
+    pub slow_start_ms: u64,
     /// Whether its backends are health-checked.
     pub checked: bool,
     /// What it has forwarded.
@@ -143,8 +157,21 @@ pub struct Backend {
     pub slots: u32,
     /// The same as a share of the service's slots, percent, 0 to 100.
     pub share_percent: f64,
+    /// What is left of its flows.
+    pub flows: BackendFlows,
     /// What was forwarded to it.
     pub traffic: Traffic,
+}
+
+/// The flows of a backend, as far as they are known one by one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BackendFlows {
+    /// Tracked flows that name it.
+    pub tracked: u64,
+    /// Age of the oldest of these, milliseconds; `None` if there is none.
+    pub oldest_ms: Option<u64>,
+    /// Whether these are all: no slot has it as base, so that no untracked flow can belong to it.
+    pub settled: bool,
 }
 
 /// Whether a backend takes new flows.
@@ -159,6 +186,10 @@ pub enum BackendState {
     Unknown,
     /// Taken out by the operator: live flows stay, new ones go elsewhere.
     Draining,
+    /// Its health check fails, but its flows are kept until the service's `hold` is over.
+    Held,
+    /// Removed from the configuration: it still serves its old flows.
+    Leaving,
 }
 
 /// Where a backend's frames go.
@@ -274,6 +305,15 @@ pub struct Weight {
     pub weight: u16,
 }
 
+/// How a backend is to be drained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Drain {
+    /// Time from now after which what is left of its flows counts as gone, milliseconds; without it they end by
+    /// themselves.
+    pub deadline_ms: Option<u64>,
+}
+
 /// The body of every answer that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
@@ -297,6 +337,15 @@ impl From<lb_common::abi::Traffic> for Traffic {
 }
 
 impl Service {
+    /// How long a backend whose health checks fail keeps its flows.
+    #[must_use]
+    pub const fn hold(&self) -> Hold {
+        match self.hold_ms {
+            Some(ms) => Hold::For(Duration::from_millis(ms)),
+            None => Hold::Forever,
+        }
+    }
+
     /// The port as the configuration has it.
     #[must_use]
     pub fn service_port(&self) -> ServicePort {
@@ -316,6 +365,8 @@ impl BackendCounts {
                 BackendState::Down => &mut counts.down,
                 BackendState::Unknown => &mut counts.unknown,
                 BackendState::Draining => &mut counts.draining,
+                BackendState::Held => &mut counts.held,
+                BackendState::Leaving => &mut counts.leaving,
             } += 1;
         }
         counts
@@ -331,6 +382,8 @@ impl BackendState {
             Self::Down => "down",
             Self::Unknown => "unknown",
             Self::Draining => "draining",
+            Self::Held => "held",
+            Self::Leaving => "leaving",
         }
     }
 }
@@ -338,8 +391,13 @@ impl BackendState {
 /// `time` as the API carries it: Unix time in milliseconds, 0 for times before 1970.
 #[must_use]
 pub fn unix_ms(time: SystemTime) -> u64 {
-    let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+    millis(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO))
+}
+
+/// `duration` as the API carries it: milliseconds.
+#[must_use]
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The word that the configuration, the API and the command line have for `value`, such as `ipip`.

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use crate::{
     config::raw,
-    spec::{HashInput, Mode, Protocol, XdpMode},
+    spec::{Mode, OnDown, Protocol, Scheduler, XdpMode},
 };
 
 const EXAMPLES: &str = "\
@@ -190,8 +190,8 @@ pub struct AddService {
     #[arg(required_unless_present = "file")]
     pub name: Option<String>,
     /// Read the service from a TOML file with one [[service]], as in the configuration; - is standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "vip", "port", "protocol", "mode", "hash", "slots",
-        "backends", "no_health", "health_port", "health_interval", "health_timeout", "health_rise", "health_fall",
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "vip", "port", "protocol", "mode",
+        "scheduler", "slots", "idle", "settle_after", "hold", "on_down", "slow_start", "backends", "no_health", "health_port", "health_interval", "health_timeout", "health_rise", "health_fall",
         "health_jitter"])]
     pub file: Option<PathBuf>,
     /// Virtual address that clients connect to
@@ -206,18 +206,42 @@ pub struct AddService {
     /// How packets reach the backends
     #[arg(long, value_enum, required_unless_present = "file")]
     pub mode: Option<Mode>,
-    /// What of a packet chooses its backend
-    #[arg(long, value_enum, default_value = "flow")]
-    pub hash: HashInput,
+    /// How the backend of a new flow is chosen
+    #[arg(long, value_enum, default_value = "maglev")]
+    pub scheduler: Scheduler,
     /// Slots of the service; by default it follows from the backends
     #[arg(long, value_name = "N")]
     pub slots: Option<u32>,
     /// A backend; may be repeated
     #[arg(long = "backend", value_name = "ADDRESS[:PORT][,weight=N][,name=X]", value_parser = backend)]
     pub backends: Vec<raw::Backend>,
+    /// What becomes of its flows.
+    #[command(flatten)]
+    pub flows: FlowArgs,
     /// How its backends are checked.
     #[command(flatten)]
     pub health: HealthArgs,
+}
+
+/// What `weir service add` says of flows.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Flows")]
+pub struct FlowArgs {
+    /// Time after which a silent flow is forgotten, such as 24h
+    #[arg(long, value_name = "TIME")]
+    pub idle: Option<String>,
+    /// Time after a change within which an old flow has to speak to stay where it is
+    #[arg(long, value_name = "TIME")]
+    pub settle_after: Option<String>,
+    /// How long a backend whose checks fail keeps its flows
+    #[arg(long, value_name = "TIME|forever")]
+    pub hold: Option<String>,
+    /// What flows get whose backend is gone
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub on_down: Option<OnDown>,
+    /// Time in which a backend that comes in gets its full share
+    #[arg(long, value_name = "TIME")]
+    pub slow_start: Option<String>,
 }
 
 /// Health checks of `weir service add`.
@@ -373,5 +397,6 @@ pub fn new_backend(address: IpAddr, port: Option<u16>, name: Option<String>, wei
         port: port.map(Into::into),
         weight: weight.into(),
         draining: false,
+        drain_until: None,
     }
 }

@@ -68,6 +68,21 @@ pub fn duration(duration: Duration) -> String {
     shown.join(" ")
 }
 
+/// Every unit, so that nothing is lost: `1d`, `1m 30s`, `500ms`.
+pub fn span(span: Duration) -> String {
+    let (seconds, millis) = (span.as_secs(), u64::from(span.subsec_millis()));
+    let units = [
+        (seconds / 86_400, "d"),
+        (seconds / 3600 % 24, "h"),
+        (seconds / 60 % 60, "m"),
+        (seconds % 60, "s"),
+        (millis, "ms"),
+    ];
+    let shown: Vec<_> =
+        units.iter().filter(|(number, _)| *number != 0).map(|(number, unit)| format!("{number}{unit}")).collect();
+    if shown.is_empty() { "0s".to_owned() } else { shown.join(" ") }
+}
+
 /// Three digits and a power of 1000; whole numbers below 1000 have no decimals.
 fn scaled(number: f64, unit: &str) -> String {
     const PREFIXES: [&str; 7] = ["", "k", "M", "G", "T", "P", "E"];
@@ -151,6 +166,22 @@ mod tests {
         ];
         for (seconds, expected) in cases {
             assert_eq!(duration(Duration::from_secs(seconds)), expected);
+        }
+    }
+
+    #[test]
+    fn spans_show_every_unit() {
+        let cases = [
+            (0, "0s"),
+            (500, "500ms"),
+            (10_000, "10s"),
+            (90_500, "1m 30s 500ms"),
+            (86_400_000, "1d"),
+            (90_061_001, "1d 1h 1m 1s 1ms"),
+            (8 * 7 * 86_400_000, "56d"),
+        ];
+        for (millis, expected) in cases {
+            assert_eq!(span(Duration::from_millis(millis)), expected);
         }
     }
 

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use utoipa::ToSchema;
 
-use crate::spec::{HashInput, Mode, OnExit, Protocol, XdpMode};
+use crate::spec::{Mode, OnDown, OnExit, Protocol, Scheduler, XdpMode};
 
 /// A whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +69,8 @@ pub struct Tables {
     pub slots: i64,
     /// Routes towards clients of NAT services, each address family.
     pub routes: i64,
+    /// Tracked flows, each address family.
+    pub flows: i64,
 }
 
 /// `[[service]]`.
@@ -86,12 +88,27 @@ pub struct Service {
     pub protocol: Protocol,
     /// How packets reach the backends.
     pub mode: Mode,
-    /// What the flow hash covers.
+    /// How the backend of a new flow is chosen.
     #[serde(default)]
-    pub hash: HashInput,
+    pub scheduler: Scheduler,
     /// Number of slots; by default it follows from the weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slots: Option<i64>,
+    /// Duration such as `24h` after which a silent flow is forgotten; the default depends on the protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<String>,
+    /// Duration in which old flows have to speak after a change; the default depends on the protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settle_after: Option<String>,
+    /// Duration for which a backend whose checks fail keeps its flows, or `forever`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<String>,
+    /// What flows get whose backend is gone; the default depends on the protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_down: Option<OnDown>,
+    /// Duration in which a backend that comes in gets its full share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<String>,
     /// How backends are checked; the default depends on the protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
@@ -119,6 +136,9 @@ pub struct Backend {
     /// Whether it takes no new flows.
     #[serde(default)]
     pub draining: bool,
+    /// Unix time in seconds at which what is left of a draining backend's flows counts as gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_until: Option<i64>,
 }
 
 /// A number or `"any"`.
@@ -160,6 +180,9 @@ pub struct Checks {
     pub jitter: i64,
 }
 
+/// What `hold` has in place of a duration for one without end.
+pub(crate) const FOREVER: &str = "forever";
+
 fn default_weight() -> i64 {
     1
 }
@@ -197,7 +220,7 @@ impl Default for Node {
 
 impl Default for Tables {
     fn default() -> Self {
-        Self { services: 1024, backends: 16_384, slots: 1 << 22, routes: 4096 }
+        Self { services: 1024, backends: 16_384, slots: 1 << 22, routes: 4096, flows: 1 << 18 }
     }
 }
 

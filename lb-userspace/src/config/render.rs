@@ -1,6 +1,9 @@
 //! From the validated configuration back to what could have been written.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use crate::{config::raw, spec};
 
@@ -28,6 +31,7 @@ impl From<&spec::Node> for raw::Node {
                 backends: node.tables.backends.into(),
                 slots: node.tables.slots.into(),
                 routes: node.tables.routes.into(),
+                flows: node.tables.flows.into(),
             },
         }
     }
@@ -44,8 +48,16 @@ impl From<&spec::Service> for raw::Service {
             },
             protocol: service.protocol,
             mode: service.mode,
-            hash: service.hash,
+            scheduler: service.scheduler,
             slots: Some(service.slots.into()),
+            idle: Some(duration(service.idle)),
+            settle_after: Some(duration(service.settle_after)),
+            hold: Some(match service.hold {
+                spec::Hold::For(time) => duration(time),
+                spec::Hold::Forever => raw::FOREVER.to_owned(),
+            }),
+            on_down: Some(service.on_down),
+            slow_start: Some(duration(service.slow_start)),
             health: Some(service.health.as_ref().map_or(raw::Health::Off, |health| raw::Health::Checks(health.into()))),
             backends: service.backends.iter().map(Into::into).collect(),
         }
@@ -73,6 +85,7 @@ impl From<&spec::Backend> for raw::Backend {
             port: backend.port.map(|port| port.get().into()),
             weight: backend.weight.into(),
             draining: backend.draining,
+            drain_until: backend.drain_deadline.map(unix_seconds),
         }
     }
 }
@@ -80,6 +93,12 @@ impl From<&spec::Backend> for raw::Backend {
 /// A path of a [`spec::Spec`] as text; it came from text, so nothing is lost.
 fn path(path: &Path) -> String {
     path.to_string_lossy().into_owned()
+}
+
+/// What has been validated is after 1970 and in whole seconds.
+fn unix_seconds(time: SystemTime) -> i64 {
+    let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// `1m30s`: the form that is read, without the blanks that a person would like between the units.

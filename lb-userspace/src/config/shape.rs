@@ -28,6 +28,9 @@ use super::{
 /// With this many problems of shape in a file, more would not help anybody.
 const MOST_PROBLEMS: usize = 20;
 
+/// Fields that files may still have under an old name, and the new one.
+const RENAMED: [(&str, &str); 1] = [("hash", "scheduler")];
+
 /// Reads `document` into the raw types.
 ///
 /// # Errors
@@ -236,7 +239,7 @@ impl de::Error for Error {
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        let message = match nearest(field, expected) {
+        let message = match successor(field, expected).or_else(|| nearest(field, expected)) {
             Some(name) => format!("unknown field; did you mean `{name}`?"),
             None => format!("unknown field; known are {}", expected.join(", ")),
         };
@@ -282,6 +285,12 @@ fn alternatives(names: &[&str]) -> String {
         Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
         _ => quoted.concat(),
     }
+}
+
+/// The one of `names` that has taken the place of `name`.
+fn successor<'n>(name: &str, names: &[&'n str]) -> Option<&'n str> {
+    let (_, new) = RENAMED.into_iter().find(|&(old, _)| old == name)?;
+    names.iter().find(|&&candidate| candidate == new).copied()
 }
 
 /// The one of `names` that `name` is probably a slip for.

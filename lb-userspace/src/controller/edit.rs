@@ -104,7 +104,10 @@ impl Edit {
                 match how {
                     BackendEdit::Remove => drop(backends.remove(at)),
                     BackendEdit::Weight(weight) => backends[at].weight = i64::from(*weight),
-                    BackendEdit::Draining(draining) => backends[at].draining = *draining,
+                    BackendEdit::Draining(draining) => {
+                        backends[at].draining = *draining;
+                        backends[at].drain_until = None;
+                    }
                 }
             }
         }

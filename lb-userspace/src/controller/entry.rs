@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use lb_common::abi::{self, NextHop, backend_state, choice, family, mode, protocol, service_flags};
 
 use crate::{
-    spec::{self, HashInput, Mode, Protocol, ServicePort},
+    spec::{self, Mode, Protocol, Scheduler, ServicePort},
     tables::Endpoint,
 };
 
@@ -22,9 +22,14 @@ pub fn service_key(service: &spec::Service) -> Endpoint {
 /// The entry of a service.
 #[must_use]
 pub const fn service(service: &spec::Service, id: u32, first_slot: u32, slot_count: u32) -> abi::Service {
-    let flags = match service.hash {
-        HashInput::Flow => 0,
-        HashInput::Source => service_flags::HASH_SOURCE,
+    let flags = match service.scheduler {
+        Scheduler::Source => service_flags::HASH_SOURCE,
+        Scheduler::Maglev
+        | Scheduler::RoundRobin
+        | Scheduler::WeightedRoundRobin
+        | Scheduler::LeastConnections
+        | Scheduler::Random
+        | Scheduler::ResponseTime => 0,
     };
     abi::Service { id, first_slot, slot_count, flags, choice: choice::SLOT, ring_length: 0 }
 }

@@ -78,7 +78,7 @@ mod tests {
     use crate::{spec::TableSizes, tables::Endpoint, tables::Tables};
 
     fn capacity(slots: u32, backends: u32) -> Capacity {
-        Capacity::of(&TableSizes { services: 4, backends, slots, routes: 1 })
+        Capacity::of(&TableSizes { services: 4, backends, slots, routes: 1, flows: 1 })
     }
 
     /// A service at each of `ranges`, with an id after the other from 1.

@@ -17,11 +17,11 @@ use crate::{
     api::{
         control::ControlError,
         types::{
-            Backend, BackendCounts, BackendState, BackendStats, Interface, NextHop, ReasonCount, Service, ServiceStats,
-            Stats, Status, TableUse, Traffic, unix_ms,
+            Backend, BackendCounts, BackendFlows, BackendState, BackendStats, Interface, NextHop, ReasonCount, Service,
+            ServiceStats, Stats, Status, TableUse, Traffic, millis, unix_ms,
         },
     },
-    spec,
+    spec::{self, Hold},
     tables::{Counters, Endpoint},
 };
 
@@ -106,8 +106,16 @@ impl Core {
             port: entry::service_port(service),
             protocol: service.protocol,
             mode: service.mode,
-            hash: service.hash,
+            scheduler: service.scheduler,
             slots,
+            idle_ms: millis(service.idle),
+            settle_after_ms: millis(service.settle_after),
+            hold_ms: match service.hold {
+                Hold::For(time) => Some(millis(time)),
+                Hold::Forever => None,
+            },
+            on_down: service.on_down,
+            slow_start_ms: millis(service.slow_start),
             checked: service.health.is_some(),
             traffic: self.service_traffic(&key, counters),
             backends: backends.collect(),
@@ -137,6 +145,7 @@ impl Core {
             next_hop: self.next_hop(id, backend),
             slots: own,
             share_percent: f64::from(own) * 100.0 / f64::from(all.max(1)),
+            flows: BackendFlows::default(),
             traffic: self.backend_traffic(key, backend, counters),
         }
     }

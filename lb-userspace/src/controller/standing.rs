@@ -68,7 +68,7 @@ impl Standing {
     /// Whether it takes no flows though the operator would have it take some.
     #[must_use]
     pub const fn is_unready(&self) -> bool {
-        matches!(self.state, BackendState::Down | BackendState::Unknown)
+        matches!(self.state, BackendState::Down | BackendState::Held | BackendState::Unknown)
     }
 
     fn of(key: &Endpoint, backend: &Backend, want: &Want, mirror: &Mirror, old: Option<&Self>) -> Self {
@@ -103,8 +103,12 @@ impl Standing {
     /// Why it is in its state, for the log: `connection refused (3 failures)`.
     fn explanation(&self) -> String {
         let (reason, results) = (&self.reason, self.results);
-        let (one, several) =
-            if self.state == BackendState::Down { ("failure", "failures") } else { ("success", "successes") };
+        let (one, several) = match self.state {
+            BackendState::Down | BackendState::Held => ("failure", "failures"),
+            BackendState::Up | BackendState::Unknown | BackendState::Draining | BackendState::Leaving => {
+                ("success", "successes")
+            }
+        };
         match results {
             0 => reason.clone(),
             1 => format!("{reason} (1 {one})"),
@@ -127,9 +131,11 @@ fn log(service: &Service, old: &OfService, new: &OfService, moved: u32) {
     for (backend, standing) in &changed {
         let (name, why) = (format!("{}/{}", service.name, backend.name), standing.explanation());
         match standing.state {
-            BackendState::Down => warn!("backend {name} is down: {why}{slots}"),
+            BackendState::Down | BackendState::Held => {
+                warn!("backend {name} is {}: {why}{slots}", standing.state.name());
+            }
             BackendState::Unknown => info!("backend {name} takes no flows until its first health check{slots}"),
-            BackendState::Up | BackendState::Draining => {
+            BackendState::Up | BackendState::Draining | BackendState::Leaving => {
                 info!("backend {name} is {}: {why}{slots}", standing.state.name());
             }
         }

@@ -26,7 +26,9 @@ type BackendGauge = (&'static str, &'static str, fn(&Backend) -> i64);
 
 const BACKEND_GAUGES: [BackendGauge; 6] = [
     ("weir_backend_up", "1 if the backend takes new flows.", |b| (b.state == BackendState::Up).into()),
-    ("weir_backend_down", "1 if the backend's health check fails.", |b| (b.state == BackendState::Down).into()),
+    ("weir_backend_down", "1 if the backend's health check fails.", |b| {
+        matches!(b.state, BackendState::Down | BackendState::Held).into()
+    }),
     ("weir_backend_draining", "1 if the backend drains.", |b| (b.state == BackendState::Draining).into()),
     ("weir_backend_next_hop_resolved", "1 if the MAC address that leads to the backend is known.", |b| {
         matches!(b.next_hop, NextHop::Resolved { .. }).into()

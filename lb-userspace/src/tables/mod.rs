@@ -105,6 +105,8 @@ pub struct Capacity {
     pub reverse: u32,
     /// Routes of each family.
     pub routes: u32,
+    /// Flow table of each family.
+    pub flows: u32,
     /// Egress array and device map; indices start at 1.
     pub egresses: u16,
 }
@@ -267,6 +269,7 @@ impl Capacity {
             slots: sizes.slots,
             reverse: sizes.backends,
             routes: sizes.routes,
+            flows: sizes.flows,
             egresses: Self::EGRESSES,
         }
     }

@@ -22,7 +22,7 @@ pub struct Service {
     pub mode: Mode,
     /// What `health` is set to, as TOML.
     pub health: String,
-    /// Further lines, as TOML: `hash = "source"`.
+    /// Further lines, as TOML: `scheduler = "source"`.
     pub more: String,
     /// Who serves it.
     pub members: Vec<Member>,

@@ -155,7 +155,7 @@ impl Host {
             seed: None,
             outer_v4: None,
             outer_v6: None,
-            tables: TableSizes { services: 1, backends: 1, slots: 101, routes: 1 },
+            tables: TableSizes { services: 1, backends: 1, slots: 101, routes: 1, flows: 1 },
         }
     }
 }

@@ -92,7 +92,7 @@ fn services(lab: &Lab, family: Family) -> Vec<Service> {
         make("web", 1).weights(&WEIGHTS),
         Service { port: Some(UDP_ECHO_PORT), protocol: "udp", ..make("echo", 1) },
         Service { port: None, ..make("any", 2) },
-        Service { more: "hash = \"source\"".to_owned(), ..make("source", 3) },
+        Service { more: "scheduler = \"source\"".to_owned(), ..make("source", 3) },
     ];
     match lab.mode() {
         Mode::Nat => {
@@ -193,7 +193,7 @@ fn every_port_is_served(lab: &Lab, family: Family) -> Result<()> {
     Ok(())
 }
 
-/// With `hash = "source"`, all connections of an address go to one backend, and addresses to several.
+/// With `scheduler = "source"`, all connections of an address go to one backend, and addresses to several.
 fn clients_stay_where_they_are(lab: &Lab, family: Family) -> Result<()> {
     let sources: Vec<String> = (0..SOURCES)
         .map(|n| if family == Family::V4 { format!("10.1.0.{}", 100 + n) } else { format!("fd01::1:{n}") })

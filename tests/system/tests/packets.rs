@@ -79,7 +79,7 @@ fn the_tables_that_the_kernel_holds_are_those_that_were_written() -> Result<()> 
 
 #[test]
 fn all_routes_of_a_full_table_can_be_replaced() -> Result<()> {
-    let sizes = TableSizes { services: 1, backends: 1, slots: 101, routes: 4 };
+    let sizes = TableSizes { services: 1, backends: 1, slots: 101, routes: 4, flows: 4 };
     let mut kernel = Kernel::open_unpinned(OBJECT, Settings::default(), &Capacity::of(&sizes))?;
     let with_routes = |second: u8| {
         let net = |n| IpNet::from(Ipv4Net::new_assert([10, second, n, 0].into(), 24));
@@ -188,6 +188,7 @@ fn capacity(world: &World, tables: &Tables) -> Result<Capacity> {
         slots: u32::try_from(tables.slots.len())?,
         reverse: tables.backend_entries(),
         routes: u32::try_from(world.routes.len())?,
+        flows: 1,
         egresses: 16,
     })
 }

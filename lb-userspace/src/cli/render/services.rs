@@ -1,6 +1,6 @@
 //! `weir service` and `weir backend`.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use comfy_table::{Cell, Table};
 
@@ -9,8 +9,9 @@ use super::{
     table::{Align, alarming, lines, plain, state, table},
 };
 use crate::{
-    api::types::{Backend, BackendState, NextHop, Service, word},
+    api::types::{Backend, BackendFlows, BackendState, NextHop, Service, word},
     cli::{Screen, format},
+    spec::Hold,
 };
 
 /// A line for each service.
@@ -53,8 +54,13 @@ pub fn service(service: &Service, screen: Screen) -> String {
     facts.add_row(["port", &service.service_port().to_string()]);
     facts.add_row(["protocol", &word(&service.protocol)]);
     facts.add_row(["mode", &word(&service.mode)]);
-    facts.add_row(["hash", &word(&service.hash)]);
+    facts.add_row(["scheduler", &word(&service.scheduler)]);
     facts.add_row(["slots", &format::exact(service.slots.into())]);
+    facts.add_row(["idle", &format::span(Duration::from_millis(service.idle_ms))]);
+    facts.add_row(["settle_after", &format::span(Duration::from_millis(service.settle_after_ms))]);
+    facts.add_row(["hold", &hold(service.hold())]);
+    facts.add_row(["on_down", &word(&service.on_down)]);
+    facts.add_row(["slow_start", &format::span(Duration::from_millis(service.slow_start_ms))]);
     facts.add_row(["health", if service.checked { "checked" } else { "not checked" }]);
     let traffic = &service.traffic;
     let forwarded = format!(
@@ -96,13 +102,14 @@ fn backend_table(first: &[(&str, Align)], screen: Screen) -> Table {
         ("SINCE", Align::Right),
         ("SLOTS", Align::Right),
         ("SHARE", Align::Right),
+        ("FLOWS", Align::Right),
         ("NEXT HOP", Align::Left),
         ("REASON", Align::Left),
     ];
     table(&[first, &columns].concat(), screen)
 }
 
-fn backend_row(backend: &Backend, screen: Screen) -> [Cell; 9] {
+fn backend_row(backend: &Backend, screen: Screen) -> [Cell; 10] {
     [
         Cell::new(&backend.name),
         Cell::new(address(backend)),
@@ -111,9 +118,22 @@ fn backend_row(backend: &Backend, screen: Screen) -> [Cell; 9] {
         Cell::new(ago(backend.since_unix_ms, screen)),
         Cell::new(format::exact(backend.slots.into())),
         Cell::new(format::percent(backend.share_percent)),
+        Cell::new(flows(&backend.flows)),
         next_hop(&backend.next_hop),
         Cell::new(&backend.reason),
     ]
+}
+
+/// `312`, or `312+` where untracked flows may come on top.
+fn flows(flows: &BackendFlows) -> String {
+    format::count(flows.tracked) + if flows.settled { "" } else { "+" }
+}
+
+fn hold(hold: Hold) -> String {
+    match hold {
+        Hold::For(time) => format::span(time),
+        Hold::Forever => "forever".to_owned(),
+    }
 }
 
 fn address(backend: &Backend) -> String {

@@ -36,8 +36,16 @@ fn facts(status: &Status, screen: Screen) -> String {
 
 /// `4: 2 up, 1 down, 1 draining`, without the states that no backend is in.
 fn counts(counts: BackendCounts) -> String {
-    let BackendCounts { total, up, down, unknown, draining } = counts;
-    let states: Vec<_> = [(up, "up"), (down, "down"), (unknown, "unknown"), (draining, "draining")]
+    let BackendCounts { total, up, down, unknown, draining, held, leaving } = counts;
+    let states = [
+        (up, "up"),
+        (down, "down"),
+        (held, "held"),
+        (unknown, "unknown"),
+        (draining, "draining"),
+        (leaving, "leaving"),
+    ];
+    let states: Vec<_> = states
         .into_iter()
         .filter(|&(number, _)| number != 0)
         .map(|(number, state)| format!("{} {state}", format::exact(number.into())))

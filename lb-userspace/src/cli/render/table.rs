@@ -57,8 +57,8 @@ pub fn lines(table: &mut Table) -> String {
 pub fn state(state: BackendState) -> Cell {
     let colour = match state {
         BackendState::Up => Color::Green,
-        BackendState::Down => Color::Red,
-        BackendState::Unknown | BackendState::Draining => Color::Yellow,
+        BackendState::Down | BackendState::Held => Color::Red,
+        BackendState::Unknown | BackendState::Draining | BackendState::Leaving => Color::Yellow,
     };
     Cell::new(state.name()).fg(colour)
 }

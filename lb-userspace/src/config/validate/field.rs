@@ -25,12 +25,11 @@ pub fn port(value: i64) -> Result<NonZeroU16, String> {
     port.ok_or_else(|| format!("expected 1 to 65535, found {value}"))
 }
 
-/// A duration of at least 10 ms and at most an hour.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let range = Duration::from_millis(10)..=Duration::from_hours(1);
+/// A duration within `range`, which errors describe as `described`.
+pub fn duration(text: &str, range: RangeInclusive<Duration>, described: &str) -> Result<Duration, String> {
     let expected = match humantime::parse_duration(text) {
         Ok(duration) if range.contains(&duration) => return Ok(duration),
-        Ok(_) => "10ms to 1h",
+        Ok(_) => described,
         Err(_) => "a duration such as \"500ms\", \"2s\" or \"1m30s\"",
     };
     Err(format!("expected {expected}, found {text:?}"))

@@ -28,10 +28,10 @@ fn validate_checks(raw: &raw::Checks, service: &raw::Service, path: &Path, probl
         Some(port) => problems.field(path, "port", field::port(port).map(Some)),
         None => check_port_is_known(service).map_err(|message| problems.add(path.clone(), message)).map(|()| None),
     };
-    let interval = problems.field(path, "interval", field::duration(&raw.interval));
+    let interval = problems.field(path, "interval", duration(&raw.interval));
     let timeout = match &raw.timeout {
         Some(text) => {
-            let timeout = field::duration(text).and_then(|timeout| match interval {
+            let timeout = duration(text).and_then(|timeout| match interval {
                 Ok(interval) if timeout > interval => {
                     Err(format!("expected at most the interval, {:?}, found {text:?}", raw.interval))
                 }
@@ -45,6 +45,10 @@ fn validate_checks(raw: &raw::Checks, service: &raw::Service, path: &Path, probl
     let fall = problems.field(path, "fall", field::number(raw.fall, 1..=100));
     let jitter = problems.field(path, "jitter", field::number(raw.jitter, 0..=50));
     Ok(Health { port: port?, interval: interval?, timeout: timeout?, rise: rise?, fall: fall?, jitter: jitter? })
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    field::duration(text, Duration::from_millis(10)..=Duration::from_hours(1), "10ms to 1h")
 }
 
 /// Whether where the packets of `service` go tells where a TCP check has to go.

@@ -5,6 +5,7 @@
 
 mod clash;
 mod field;
+mod flows;
 mod health;
 mod node;
 mod service;

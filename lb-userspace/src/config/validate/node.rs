@@ -142,5 +142,6 @@ fn tables(raw: &raw::Tables, path: &Path, problems: &mut Problems) -> Checked<Ta
     let backends = size("backends", raw.backends, MAX_BACKEND_ID);
     let slots = size("slots", raw.slots, slots::MOST);
     let routes = size("routes", raw.routes, 1 << 20);
-    Ok(TableSizes { services: services?, backends: backends?, slots: slots?, routes: routes? })
+    let flows = size("flows", raw.flows, 1 << 26);
+    Ok(TableSizes { services: services?, backends: backends?, slots: slots?, routes: routes?, flows: flows? })
 }

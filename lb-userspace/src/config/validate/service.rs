@@ -3,11 +3,12 @@
 use std::{
     net::{IpAddr, SocketAddr},
     num::NonZeroU16,
+    time::{Duration, SystemTime},
 };
 
 use super::{
     clash::{Clashes, Target},
-    field, health, slots,
+    field, flows, health, slots,
 };
 use crate::{
     config::{
@@ -16,6 +17,9 @@ use crate::{
     },
     spec::{Backend, Mode, Service, ServicePort},
 };
+
+/// The last moment of the year 9999, as Unix time: later ones have no common notation.
+const LAST_SECOND: u64 = 253_402_300_799;
 
 /// What a backend needs to know of its service.
 struct Owner<'r> {
@@ -38,6 +42,8 @@ pub fn validate<'r>(
         raw::Port::Any => Ok(ServicePort::Any),
         raw::Port::Number(port) => problems.field(path, "port", field::port(port).map(ServicePort::One)),
     };
+    let scheduler = problems.field(path, "scheduler", flows::scheduler(raw));
+    let flows = flows::validate(raw, path, problems);
     let health = health::validate(raw, &path.key("health"), problems);
     clashes.add_service(raw, vip.ok().zip(port.ok()), path, problems);
     let owner = Owner { raw, vip, port };
@@ -51,14 +57,20 @@ pub fn validate<'r>(
         let weights: Vec<_> = backends.iter().map(|backend| backend.weight).collect();
         problems.field(path, "slots", slots::validate(raw.slots, &weights))
     });
+    let flows = flows?;
     Ok(Service {
         name: name?,
         vip: vip?,
         port: port?,
         protocol: raw.protocol,
         mode: raw.mode,
-        hash: raw.hash,
+        scheduler: scheduler?,
         slots: slots?,
+        idle: flows.idle,
+        settle_after: flows.settle_after,
+        hold: flows.hold,
+        on_down: flows.on_down,
+        slow_start: flows.slow_start,
         health: health?,
         backends: backends?,
     })
@@ -75,6 +87,7 @@ fn validate_backend<'r>(
     let address = problems.field(path, "address", address);
     let port = problems.field(path, "port", raw.port.map(|port| own_port(port, owner)).transpose());
     let weight = problems.field(path, "weight", field::number(raw.weight, 0..=1000));
+    let drain_deadline = problems.field(path, "drain_until", drain_deadline(raw));
     let target = target(address, port, owner);
     let is_taken = target.is_ok_and(|target| clashes.add_target(owner.raw, &raw.label(), target, path, problems));
     let name = match &raw.name {
@@ -86,7 +99,25 @@ fn validate_backend<'r>(
     if is_named_twice && (raw.name.is_some() || !is_taken) {
         problems.add(path.key("name"), "another backend of this service has this name");
     }
-    Ok(Backend { name: name?, address: address?, port: port?, weight: weight?, draining: raw.draining })
+    Ok(Backend {
+        name: name?,
+        address: address?,
+        port: port?,
+        weight: weight?,
+        draining: raw.draining,
+        drain_deadline: drain_deadline?,
+    })
+}
+
+/// When what is left of a draining backend counts as gone.
+fn drain_deadline(raw: &raw::Backend) -> Result<Option<SystemTime>, String> {
+    let Some(until) = raw.drain_until else { return Ok(None) };
+    let seconds = field::number(until, 0..=LAST_SECOND)?;
+    if raw.draining {
+        Ok(Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)))
+    } else {
+        Err("only a draining backend has one; leave this out or add draining = true".to_owned())
+    }
 }
 
 /// A name that is given. It may have what default names have, since these are given when a [`Service`] is read again.

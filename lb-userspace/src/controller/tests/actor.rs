@@ -159,6 +159,7 @@ async fn commands_are_in_the_kernel_when_they_answer_and_outlive_the_daemon() {
         port: None,
         weight: 1,
         draining: false,
+        drain_until: None,
     };
     daemon.handle().add_backend("web", added).await.unwrap();
     daemon.handle().remove_backend("web", "b3").await.unwrap();

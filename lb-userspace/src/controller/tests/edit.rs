@@ -16,7 +16,7 @@ fn backend(service: &str, backend: &str, how: BackendEdit) -> Edit {
 }
 
 fn new_backend(address: &str) -> raw::Backend {
-    raw::Backend { name: None, address: address.into(), port: None, weight: 1, draining: false }
+    raw::Backend { name: None, address: address.into(), port: None, weight: 1, draining: false, drain_until: None }
 }
 
 fn raw_service(name: &str, port: u16) -> raw::Service {
