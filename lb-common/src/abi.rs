@@ -563,7 +563,7 @@ const _: () = {
     assert!(size_of::<FlowEntry>() == 16);
     assert!(size_of::<BurialV4>() == 24);
     assert!(size_of::<BurialV6>() == 48);
-    assert!(HANDSHAKES.is_power_of_two());
+    assert!(HANDSHAKES.is_power_of_two() && RING_ENTRIES.is_power_of_two());
     assert!(size_of::<SlotWord>() == 8);
     assert!(size_of::<Backend>() == 64);
     assert!(size_of::<Reverse>() == 28);

@@ -96,7 +96,7 @@ pub trait Tables {
     fn count_live(&self, backend: u32, more: bool);
     /// Counts what happened in the flow table.
     fn count_event(&self, event: FlowEvent);
-    /// The backend at `place` of a service's ring; [`NO_BACKEND`] beyond its end.
+    /// The backend at `place`, below [`crate::abi::RING_ENTRIES`], of a service's ring; [`NO_BACKEND`] beyond its end.
     fn ring(&self, service: u32, place: u32) -> u32;
     /// A number that counts up with every call for a service.
     fn turn(&self, service: u32) -> u32;

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use lb_common::{
     abi::{
         Backend, Egress, EndpointV4, EndpointV6, FLOW_COUNTERS, FlowEntry, FlowKeyV4, FlowKeyV6, HANDSHAKES, Handshake,
-        HandshakeTimes, NO_BACKEND, NextHop, OuterV4, OuterV6, REASON_COUNTERS, Reverse, Ring, Service, Settings,
+        HandshakeTimes, NO_BACKEND, NextHop, OuterV4, OuterV6, REASON_COUNTERS, RING_ENTRIES, Reverse, Ring, Service, Settings,
         SlotWord, Traffic, WantedNeighbour,
     },
     pipeline::Tables,
@@ -238,7 +238,9 @@ impl Tables for KernelTables<'_> {
 
     #[inline(always)]
     fn ring(&self, service: u32, place: u32) -> u32 {
-        RINGS.get(service).and_then(|ring| ring.backends.get(place as usize)).copied().unwrap_or(NO_BACKEND)
+        // The verifier understands a mask, and loses track of a comparison.
+        let place = (place & (RING_ENTRIES - 1)) as usize;
+        RINGS.get(service).and_then(|ring| ring.backends.get(place)).copied().unwrap_or(NO_BACKEND)
     }
 
     #[inline(always)]

@@ -1,0 +1,108 @@
+//! Sweeping the flow tables: what is in them, and what of it is needed no longer.
+//!
+//! A sweep reads every entry once, beside the traffic, judges it ([`lb_common::settling::end_of`]) and has those deleted
+//! that nobody needs. What it leaves behind it counts: the [`Census`] that the controller settles slots by.
+
+mod sweep;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use lb_common::{
+    abi::{FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, Service, SlotWord, protocol},
+    settling::End,
+};
+
+use crate::tables::Endpoint;
+
+pub use sweep::sweep;
+
+/// A flow: a key of either flow table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FlowKey {
+    /// Of IPv4.
+    V4(FlowKeyV4),
+    /// Of IPv6.
+    V6(FlowKeyV6),
+}
+
+/// The flow tables while they are swept, or a stand-in for them. Sweeps have a thread of their own.
+pub trait FlowTable: Send {
+    /// Entries that have not been seen in this sweep, some thousands at a time; none when all have been.
+    fn next(&mut self) -> anyhow::Result<Vec<(FlowKey, FlowEntry)>>;
+
+    /// What a slot holds at this moment.
+    fn slot(&self, index: u32) -> Option<SlotWord>;
+
+    /// Deletes those of these entries whose words are still the same. How many it deleted.
+    fn bury(&mut self, entries: &[(FlowKey, FlowWord)]) -> anyhow::Result<u64>;
+}
+
+/// What a sweep has to know besides the flow tables. Nothing of it may change while the sweep goes on, and no slot's
+/// `base` may; everything else about slots may.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// Services, and after how many seconds of silence they forget a flow.
+    pub services: HashMap<Endpoint, (Service, u32)>,
+    /// Ids of backends that have an entry.
+    pub backends: HashSet<u32>,
+    /// Seed of the flow hash.
+    pub seed: [u64; 2],
+}
+
+/// What a sweep has found, deletions done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Entries that are left.
+    pub entries: u64,
+    /// Entries that were deleted, by reason.
+    pub ended: BTreeMap<End, u64>,
+    /// Backends that entries name, whether they exist or not, and their flows.
+    pub backends: BTreeMap<u32, Flows>,
+    /// Slots (indices into the slot array) that have entries left.
+    pub occupied: BTreeSet<u32>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// The tracked flows of a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flows {
+    /// Entries that name it.
+    pub entries: u64,
+    /// Those of them that nobody has closed.
+    pub live: u64,
+    /// When the oldest of these was opened or learnt, seconds of the monotonic clock.
+    pub oldest: Option<u32>,
+}
+
+impl FlowKey {
+    /// What the client connected to: the address, port and protocol of its packets.
+    #[must_use]
+    pub fn destination(&self) -> Endpoint {
+        match self {
+            Self::V4(key) => Endpoint {
+                address: IpAddr::from(key.destination),
+                port: u16::from_be_bytes(key.destination_port),
+                protocol: key.protocol,
+            },
+            Self::V6(key) => Endpoint {
+                address: IpAddr::from(key.destination),
+                port: u16::from_be_bytes(key.destination_port),
+                protocol: key.protocol,
+            },
+        }
+    }
+
+    /// Whether it is a TCP connection.
+    #[must_use]
+    pub const fn is_tcp(&self) -> bool {
+        match self {
+            Self::V4(key) => key.protocol == protocol::TCP,
+            Self::V6(key) => key.protocol == protocol::TCP,
+        }
+    }
+}
