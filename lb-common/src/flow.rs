@@ -3,7 +3,7 @@
 use crate::{
     abi::{FlowEntry, Service, SlotWord, backend_state, mode},
     ip::Ip,
-    pipeline::Tables,
+    pipeline::{Step, Tables},
     schedule,
     tracking::{Flow, FlowEvent},
 };
@@ -26,12 +26,16 @@ impl<'a, I: Ip, T: Tables> Flow for PacketFlow<'a, I, T> {
 
     #[inline(always)]
     fn is_gone(&self, backend: u32) -> bool {
-        self.tables.backend(backend).is_none_or(|entry| entry.mode == mode::NONE || entry.state & backend_state::GONE != 0)
+        self.tables
+            .backend(backend)
+            .is_none_or(|entry| entry.mode == mode::NONE || entry.state & backend_state::GONE != 0)
     }
 
     #[inline(always)]
     fn choose(&self) -> u32 {
-        schedule::choose(self.tables, self.service, self.slot)
+        let chosen = schedule::choose(self.tables, self.service, self.slot);
+        self.tables.note(Step::Choice(chosen));
+        chosen
     }
 
     #[inline(always)]

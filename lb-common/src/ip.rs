@@ -35,6 +35,15 @@ pub(crate) struct Packet<A> {
     pub obstacle: Option<Reason>,
 }
 
+impl<A> Packet<A> {
+    /// Bytes of the IP header, options included.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "at most 60")]
+    pub(crate) const fn header_length(&self) -> u32 {
+        self.transport.wrapping_sub(ETHERNET_LEN) as u32
+    }
+}
+
 /// An address family.
 pub(crate) trait Ip {
     type Address: Copy;
@@ -62,12 +71,7 @@ pub(crate) trait Ip {
     /// The flow from `source` to `destination`.
     fn flow_key(source: Self::Address, destination: Self::Address, ports: Ports, protocol: u8) -> Self::FlowKey;
     /// Leaves nothing of the frame but an RST from `packet`'s destination to its source.
-    fn put_reset<F: Frame>(
-        frame: &mut F,
-        ethernet: Ethernet,
-        packet: &Packet<Self::Address>,
-        tcp: Tcp,
-    ) -> Option<()>;
+    fn put_reset<F: Frame>(frame: &mut F, ethernet: Ethernet, packet: &Packet<Self::Address>, tcp: Tcp) -> Option<()>;
 
     fn service<T: Tables>(tables: &T, address: Self::Address, port: [u8; 2], protocol: u8) -> Option<Service>;
     fn reverse<T: Tables>(tables: &T, address: Self::Address, port: [u8; 2], protocol: u8) -> Option<Reverse>;
@@ -155,14 +159,7 @@ impl Ip for V4 {
 
     #[inline(always)]
     fn flow_hash(seed: [u64; 2], flow: &FlowKeyV4) -> u64 {
-        hash::flow_v4(
-            seed,
-            flow.source,
-            flow.destination,
-            flow.source_port,
-            flow.destination_port,
-            flow.protocol,
-        )
+        hash::flow_v4(seed, flow.source, flow.destination, flow.source_port, flow.destination_port, flow.protocol)
     }
 
     #[inline(always)]
@@ -289,14 +286,7 @@ impl Ip for V6 {
 
     #[inline(always)]
     fn flow_hash(seed: [u64; 2], flow: &FlowKeyV6) -> u64 {
-        hash::flow_v6(
-            seed,
-            flow.source,
-            flow.destination,
-            flow.source_port,
-            flow.destination_port,
-            flow.protocol,
-        )
+        hash::flow_v6(seed, flow.source, flow.destination, flow.source_port, flow.destination_port, flow.protocol)
     }
 
     #[inline(always)]

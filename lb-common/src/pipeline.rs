@@ -128,6 +128,28 @@ pub trait Tables {
     fn count_forwarded(&self, service: u32, backend: u32, bytes: u32, opens: bool);
     /// Counts a reply sent to a client.
     fn count_replied(&self, service: u32, backend: u32, bytes: u32);
+    /// Takes in a step on the packet's way. Whoever does not explain does nothing.
+    fn note(&self, step: Step);
+}
+
+/// A step on a packet's way, for explanations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The slot of a client's packet.
+    Slot {
+        /// Id of the service.
+        service: u32,
+        /// Index of the slot.
+        index: u32,
+        /// The slot.
+        word: SlotWord,
+    },
+    /// Who takes a new flow.
+    Choice(u32),
+    /// The backend that the packet goes to.
+    Backend(u32),
+    /// The backend that the reply comes from.
+    Reply(u32),
 }
 
 /// Decides what happens to `frame`, rewrites it for that, and counts by service and backend.
@@ -294,7 +316,9 @@ fn forward<I: Ip, F: Frame, T: Tables>(
 ) -> Result<Verdict, Reason> {
     let key = I::flow_key(packet.source, packet.destination, transport.ports, packet.protocol);
     let hash = slot_hash::<I, T>(tables, &service, packet.source, &key);
-    let slot = tables.slot(slot_index(&service, hash)).ok_or(Reason::Inconsistent)?;
+    let index = slot_index(&service, hash);
+    let slot = tables.slot(index).ok_or(Reason::Inconsistent)?;
+    tables.note(Step::Slot { service: service.id, index, word: slot });
     let id = if slot.tracked() {
         match tracked_owner::<I, T>(tables, &key, &service, slot, transport.segment) {
             Owner::Backend(id) => id,
@@ -310,6 +334,7 @@ fn forward<I: Ip, F: Frame, T: Tables>(
     if id == NO_BACKEND {
         return Err(Reason::NoBackend);
     }
+    tables.note(Step::Backend(id));
     let backend = tables.backend(id).ok_or(Reason::Inconsistent)?;
     if !backend.next_hop.is_resolved() {
         return Err(Reason::NextHopUnresolved);
@@ -369,10 +394,8 @@ fn tracked_owner<I: Ip, T: Tables>(
     slot: SlotWord,
     segment: Segment,
 ) -> Owner {
-    let policy = Policy {
-        track_every_flow: service.tracks_every_flow(),
-        reroute: service.flags & service_flags::REROUTE != 0,
-    };
+    let policy =
+        Policy { track_every_flow: service.tracks_every_flow(), reroute: service.flags & service_flags::REROUTE != 0 };
     tracking::owner(&PacketFlow::<I, T> { tables, key, service, slot }, slot, policy, segment)
 }
 
@@ -385,6 +408,7 @@ fn reply<I: Ip, F: Frame, T: Tables>(
     transport: &Transport,
     reverse: &Reverse,
 ) -> Result<Verdict, Reason> {
+    tables.note(Step::Reply(reverse.backend));
     let next_hop = I::route(tables, packet.destination).ok_or(Reason::NoRoute)?;
     if next_hop == NextHop::LOCAL {
         // The backend answers this host itself: a health check, most likely.

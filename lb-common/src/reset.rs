@@ -9,13 +9,15 @@ use crate::{
     ip::{Ip, Packet},
     pipeline::{Action, Verdict},
     reason::Reason,
-    wire::{ETHERNET_LEN, Ethernet, IPV4_LEN, IPV6_LEN, Ipv4, Ipv6, Tcp, ethertype, tcp_flags},
+    wire::{ETHERNET_LEN, Ethernet, IPV4_LEN, IPV6_LEN, Ipv4, Ipv6, TCP_LEN, Tcp, ethertype, tcp_flags},
 };
 
 const TTL: u8 = 64;
 const DONT_FRAGMENT: [u8; 2] = [0x40, 0];
+/// Bytes of an Ethernet header.
+const ETHERNET: u8 = 14;
 /// Header length in the high four bits, in 32-bit words.
-const TCP_DATA_OFFSET: u8 = 5 << 4;
+const TCP_DATA_OFFSET: u8 = (TCP_LEN / 4) << 4;
 
 /// An RST over IPv4.
 #[repr(C)]
@@ -73,9 +75,10 @@ fn answer_header<A>(received: &Tcp, packet: &Packet<A>) -> Tcp {
     if received.flags & tcp_flags::ACK != 0 {
         return header;
     }
-    let headers = packet.transport as u32 - ETHERNET_LEN as u32 + u32::from(received.data_offset >> 4) * 4;
     let counts = |flag: u8| u32::from(received.flags & flag != 0);
-    let length = packet.length.wrapping_sub(headers) + counts(tcp_flags::SYN) + counts(tcp_flags::FIN);
+    let data =
+        packet.length.wrapping_sub(packet.header_length()).wrapping_sub(u32::from(received.data_offset >> 4) * 4);
+    let length = data.wrapping_add(counts(tcp_flags::SYN)).wrapping_add(counts(tcp_flags::FIN));
     let acknowledgement = u32::from_be_bytes(received.sequence).wrapping_add(length).to_be_bytes();
     Tcp { sequence: [0; 4], acknowledgement, flags: tcp_flags::RST | tcp_flags::ACK, ..header }
 }
@@ -83,11 +86,11 @@ fn answer_header<A>(received: &Tcp, packet: &Packet<A>) -> Tcp {
 /// Leaves nothing of the frame but an IPv4 RST with these headers, from `packet`'s destination to its source.
 #[inline(always)]
 pub(crate) fn put_v4<F: Frame>(frame: &mut F, ethernet: Ethernet, packet: &Packet<[u8; 4]>, tcp: Tcp) -> Option<()> {
-    frame.truncate(size_of::<ResetV4>() as u8).ok()?;
+    frame.truncate(ETHERNET + IPV4_LEN + TCP_LEN).ok()?;
     let mut ip = Ipv4 {
         version_ihl: 0x45,
         tos: 0,
-        total_length: (u16::from(IPV4_LEN) + size_of::<Tcp>() as u16).to_be_bytes(),
+        total_length: u16::from(IPV4_LEN + TCP_LEN).to_be_bytes(),
         id: [0; 2],
         fragment: DONT_FRAGMENT,
         ttl: TTL,
@@ -106,10 +109,10 @@ pub(crate) fn put_v4<F: Frame>(frame: &mut F, ethernet: Ethernet, packet: &Packe
 /// Leaves nothing of the frame but an IPv6 RST with these headers, from `packet`'s destination to its source.
 #[inline(always)]
 pub(crate) fn put_v6<F: Frame>(frame: &mut F, ethernet: Ethernet, packet: &Packet<[u8; 16]>, tcp: Tcp) -> Option<()> {
-    frame.truncate(size_of::<ResetV6>() as u8).ok()?;
+    frame.truncate(ETHERNET + IPV6_LEN + TCP_LEN).ok()?;
     let ip = Ipv6 {
         version_class_label: [0x60, 0, 0, 0],
-        payload_length: (size_of::<Tcp>() as u16).to_be_bytes(),
+        payload_length: u16::from(TCP_LEN).to_be_bytes(),
         next_header: protocol::TCP,
         hop_limit: TTL,
         source: packet.destination,
@@ -126,11 +129,11 @@ pub(crate) fn put_v6<F: Frame>(frame: &mut F, ethernet: Ethernet, packet: &Packe
 fn with_checksum(tcp: Tcp, addresses: Difference) -> Tcp {
     // From a segment of zeros, whose checksum is all ones, to this one.
     const ZEROS: [u8; 2] = [0xff, 0xff];
-    let pseudo = addresses.replace([0; 4], [0, protocol::TCP, 0, size_of::<Tcp>() as u8]);
+    let pseudo = addresses.replace([0; 4], [0, protocol::TCP, 0, TCP_LEN]);
     let words: [[u8; 4]; 5] = bytemuck::cast(tcp);
-    let [a, b, c, d, e] = words;
-    let sum = pseudo.replace([0; 4], a).replace([0; 4], b).replace([0; 4], c).replace([0; 4], d).replace([0; 4], e);
-    Tcp { checksum: sum.apply(ZEROS), ..tcp }
+    let upper = pseudo.replace([0; 4], words[0]).replace([0; 4], words[1]).replace([0; 4], words[2]);
+    let whole = upper.replace([0; 4], words[3]).replace([0; 4], words[4]);
+    Tcp { checksum: whole.apply(ZEROS), ..tcp }
 }
 
-const _: () = assert!(size_of::<ResetV6>() == ETHERNET_LEN + IPV6_LEN as usize + size_of::<Tcp>());
+const _: () = assert!(ETHERNET as usize == ETHERNET_LEN);

@@ -147,10 +147,13 @@ pub const IPV4_LEN: u8 = 20;
 /// Bytes of an IPv6 header without extension headers.
 pub const IPV6_LEN: u8 = 40;
 
+/// Bytes of a TCP header without options.
+pub const TCP_LEN: u8 = 20;
+
 const _: () = {
     assert!(size_of::<Ethernet>() == ETHERNET_LEN);
     assert!(size_of::<Ipv4>() == IPV4_LEN as usize);
     assert!(size_of::<Ipv6>() == IPV6_LEN as usize);
-    assert!(size_of::<Tcp>() == 20);
+    assert!(size_of::<Tcp>() == TCP_LEN as usize);
     assert!(size_of::<Udp>() == 8);
 };

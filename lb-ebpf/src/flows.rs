@@ -8,12 +8,15 @@ use aya_ebpf::{
     maps::{Array, HashMap},
 };
 use lb_common::{
-    abi::{BURIALS, BurialV4, BurialV6, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, flow_flags},
+    abi::{BURIALS, BurialV4, BurialV6, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, explained, flow_flags},
     frame::Frame,
     tracking::Entry,
 };
 
-use crate::{atomic, tables::count_live};
+use crate::{
+    atomic,
+    tables::{count_live, explain, explaining},
+};
 
 // Never LRU: nothing is ever thrown out to make room. Preallocated: what is configured is there when it is needed.
 #[map]
@@ -25,6 +28,23 @@ pub static FLOWS_V6: HashMap<FlowKeyV6, FlowEntry> = HashMap::with_max_entries(1
 #[derive(Clone, Copy)]
 pub struct KernelEntry(pub *mut FlowEntry);
 
+impl KernelEntry {
+    /// An entry that a packet's flow was found to have.
+    #[inline(always)]
+    pub fn found(pointer: *mut FlowEntry) -> Self {
+        let entry = Self(pointer);
+        if explaining() {
+            // SAFETY: the pointer is to a value of the map; an aligned load of one word.
+            let opened = unsafe { ptr::read_volatile(&raw const (*pointer).opened) };
+            explain(|explanation| {
+                (explanation.entry_word, explanation.opened) = (entry.word().0, opened);
+                explanation.seen |= explained::ENTRY;
+            });
+        }
+        entry
+    }
+}
+
 impl Entry for KernelEntry {
     #[inline(always)]
     fn word(&self) -> FlowWord {
@@ -35,12 +55,19 @@ impl Entry for KernelEntry {
 
     #[inline(always)]
     fn replace(&self, old: FlowWord, new: FlowWord) -> bool {
+        if explaining() {
+            return true;
+        }
         // SAFETY: as above; values are aligned to 8 bytes.
         unsafe { atomic::compare_and_swap(&raw mut (*self.0).word.0, old.0, new.0) }
     }
 
     #[inline(always)]
     fn set_opened(&self, opened: u32) {
+        if explaining() {
+            explain(|explanation| explanation.seen |= explained::REPLACED);
+            return;
+        }
         // SAFETY: as above; an aligned store of one word.
         unsafe { ptr::write_volatile(&raw mut (*self.0).opened, opened) }
     }
@@ -49,7 +76,22 @@ impl Entry for KernelEntry {
 /// Enters a flow, if there is room and it has no entry. Whether it did.
 #[inline(always)]
 pub fn insert<K>(map: &HashMap<K, FlowEntry>, key: &K, entry: &FlowEntry) -> bool {
+    if explaining() {
+        explain(|explanation| explanation.seen |= explained::ENTERED);
+        return true;
+    }
     map.insert(key, entry, u64::from(BPF_NOEXIST)).is_ok()
+}
+
+/// Deletes the entry of a flow, if it has one.
+#[inline(always)]
+pub fn remove<K>(map: &HashMap<K, FlowEntry>, key: &K) {
+    if explaining() {
+        explain(|explanation| explanation.seen |= explained::REPLACED);
+        return;
+    }
+    // An entry that is gone already is what was wanted.
+    let _ = map.remove(key);
 }
 
 /// Adds to a counter that all CPUs share. What it was before; 0 if there is none at `index`.

@@ -1,24 +1,24 @@
 //! The balancer's maps. Their names are what the controller finds them by; it sets their sizes at load.
 
 use aya_ebpf::{
-    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     macros::map,
     maps::{Array, DevMap, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
     programs::XdpContext,
 };
 use lb_common::{
     abi::{
-        Backend, Egress, EndpointV4, EndpointV6, FLOW_COUNTERS, FlowEntry, FlowKeyV4, FlowKeyV6, HANDSHAKES, Handshake,
-        HandshakeTimes, NO_BACKEND, NextHop, OuterV4, OuterV6, REASON_COUNTERS, RING_ENTRIES, Reverse, Ring, Service, Settings,
-        SlotWord, Traffic, WantedNeighbour,
+        Backend, Egress, EndpointV4, EndpointV6, Explanation, FLOW_COUNTERS, FlowEntry, FlowKeyV4, FlowKeyV6,
+        HANDSHAKES, Handshake, HandshakeTimes, NO_BACKEND, NextHop, OuterV4, OuterV6, REASON_COUNTERS, RING_ENTRIES,
+        Reverse, Ring, Service, Settings, SlotWord, Traffic, WantedNeighbour, explained,
     },
-    pipeline::Tables,
+    pipeline::{Step, Tables},
     reason::Reason,
     tracking::FlowEvent,
 };
 
-use crate::flows::{FLOWS_V4, FLOWS_V6, KernelEntry, fetch_add, insert};
+use crate::flows::{FLOWS_V4, FLOWS_V6, KernelEntry, fetch_add, insert, remove};
 
 /// What the controller loaded this program with; replaced before loading, constant to the verifier.
 #[unsafe(no_mangle)]
@@ -100,6 +100,10 @@ static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASON_COUNTERS
 /// Counts one packet for `reason`.
 #[inline(always)]
 pub fn count_reason(reason: Reason) {
+    if explaining() {
+        explain(|explanation| explanation.reason = reason as u32);
+        return;
+    }
     count(&REASONS, reason as u32);
 }
 
@@ -125,9 +129,34 @@ pub fn redirect(index: u16) -> Result<u32, u32> {
 
 #[inline(always)]
 fn with_traffic(map: &PerCpuArray<Traffic>, index: u32, count: impl FnOnce(&mut Traffic)) {
-    if let Some(traffic) = map.get_ptr_mut(index) {
+    if let Some(traffic) = map.get_ptr_mut(index).filter(|_| !explaining()) {
         // SAFETY: the pointer is to this CPU's copy, and programs on one CPU don't interrupt each other.
         count(unsafe { &mut *traffic });
+    }
+}
+
+/// Not 0 in the copy that only explains: it changes no counter and no flow, and says what it saw. Replaced before loading,
+/// constant to the verifier, which removes what is not reached.
+#[unsafe(no_mangle)]
+static EXPLAINING: u32 = 0;
+
+/// What the explaining copy saw last.
+#[map]
+static EXPLANATION: Array<Explanation> = Array::with_max_entries(1, 0);
+
+/// Whether this is the explaining copy.
+#[inline(always)]
+pub fn explaining() -> bool {
+    // SAFETY: reads a static of the program; volatile, since the loader replaces the value that the compiler sees.
+    unsafe { core::ptr::read_volatile(&raw const EXPLAINING) != 0 }
+}
+
+/// Adds to the explanation.
+#[inline(always)]
+pub fn explain(add: impl FnOnce(&mut Explanation)) {
+    if let Some(explanation) = EXPLANATION.get_ptr_mut(0) {
+        // SAFETY: the pointer is to a whole element, and the explaining copy runs for one packet at a time.
+        add(unsafe { &mut *explanation });
     }
 }
 
@@ -192,12 +221,12 @@ impl Tables for KernelTables<'_> {
 
     #[inline(always)]
     fn flow_v4(&self, key: &FlowKeyV4) -> Option<KernelEntry> {
-        FLOWS_V4.get_ptr_mut(key).map(KernelEntry)
+        FLOWS_V4.get_ptr_mut(key).map(KernelEntry::found)
     }
 
     #[inline(always)]
     fn flow_v6(&self, key: &FlowKeyV6) -> Option<KernelEntry> {
-        FLOWS_V6.get_ptr_mut(key).map(KernelEntry)
+        FLOWS_V6.get_ptr_mut(key).map(KernelEntry::found)
     }
 
     #[inline(always)]
@@ -212,13 +241,12 @@ impl Tables for KernelTables<'_> {
 
     #[inline(always)]
     fn remove_flow_v4(&self, key: &FlowKeyV4) {
-        // An entry that is gone already is what was wanted.
-        let _ = FLOWS_V4.remove(key);
+        remove(&FLOWS_V4, key);
     }
 
     #[inline(always)]
     fn remove_flow_v6(&self, key: &FlowKeyV6) {
-        let _ = FLOWS_V6.remove(key);
+        remove(&FLOWS_V6, key);
     }
 
     #[inline(always)]
@@ -228,12 +256,16 @@ impl Tables for KernelTables<'_> {
 
     #[inline(always)]
     fn count_live(&self, backend: u32, more: bool) {
-        count_live(backend, more);
+        if !explaining() {
+            count_live(backend, more);
+        }
     }
 
     #[inline(always)]
     fn count_event(&self, event: FlowEvent) {
-        count(&FLOW_EVENTS, event as u32);
+        if !explaining() {
+            count(&FLOW_EVENTS, event as u32);
+        }
     }
 
     #[inline(always)]
@@ -246,7 +278,7 @@ impl Tables for KernelTables<'_> {
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "its low bits count up as well")]
     fn turn(&self, service: u32) -> u32 {
-        fetch_add(&TURNS, service, 1) as u32
+        fetch_add(&TURNS, service, u64::from(!explaining())) as u32
     }
 
     #[inline(always)]
@@ -275,7 +307,7 @@ impl Tables for KernelTables<'_> {
 
     #[inline(always)]
     fn set_handshake(&self, place: u32, handshake: Handshake) {
-        if let Some(slot) = HANDSHAKES_OPEN.get_ptr_mut(place) {
+        if let Some(slot) = HANDSHAKES_OPEN.get_ptr_mut(place).filter(|_| !explaining()) {
             // SAFETY: the pointer is to a whole element. Another CPU may write to it at the same time: what is mixed of two
             // handshakes has the flow of one and the time of another within the same instant.
             unsafe { slot.write(handshake) }
@@ -284,7 +316,7 @@ impl Tables for KernelTables<'_> {
 
     #[inline(always)]
     fn count_handshake(&self, backend: u32, nanoseconds: u64) {
-        if let Some(times) = HANDSHAKE_TIMES.get_ptr_mut(backend) {
+        if let Some(times) = HANDSHAKE_TIMES.get_ptr_mut(backend).filter(|_| !explaining()) {
             // SAFETY: the pointer is to this CPU's copy, and programs on one CPU don't interrupt each other.
             let times = unsafe { &mut *times };
             times.nanoseconds += nanoseconds;
@@ -321,6 +353,9 @@ impl Tables for KernelTables<'_> {
 
     #[inline(always)]
     fn want_neighbour(&self, address: [u8; 16], family: u8) {
+        if explaining() {
+            return;
+        }
         // A full map is no loss: the controller empties it several times a second, and clients send again.
         let _ = WANTED_NEIGHBOURS.insert(WantedNeighbour { address, family }, 0, u64::from(BPF_NOEXIST));
     }
@@ -344,5 +379,28 @@ impl Tables for KernelTables<'_> {
         };
         with_traffic(&SERVICE_TRAFFIC, service, count);
         with_traffic(&BACKEND_TRAFFIC, backend, count);
+    }
+    #[inline(always)]
+    fn note(&self, step: Step) {
+        if explaining() {
+            explain(|explanation| match step {
+                Step::Slot { service, index, word } => {
+                    (explanation.service, explanation.slot, explanation.slot_word) = (service, index, word.0);
+                    explanation.seen |= explained::SLOT;
+                }
+                Step::Choice(backend) => {
+                    explanation.chosen = backend;
+                    explanation.seen |= explained::CHOICE;
+                }
+                Step::Backend(backend) => {
+                    explanation.backend = backend;
+                    explanation.seen |= explained::BACKEND;
+                }
+                Step::Reply(backend) => {
+                    explanation.backend = backend;
+                    explanation.seen |= explained::BACKEND | explained::REPLY;
+                }
+            });
+        }
     }
 }

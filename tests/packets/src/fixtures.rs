@@ -6,6 +6,7 @@
 mod broken;
 mod foreign;
 mod forwarded;
+mod gone;
 mod replies;
 pub mod world;
 
@@ -43,8 +44,10 @@ pub fn all() -> Vec<Fixture> {
         replies::add(&mut cases, family);
         foreign::add(&mut cases, family);
         broken::add(&mut cases, family);
+        gone::add(&mut cases, family);
     }
     forwarded::add_v4(&mut cases);
+    gone::add_v4(&mut cases);
     forwarded::add_v6(&mut cases);
     foreign::add_v4(&mut cases);
     foreign::add_v6(&mut cases);

@@ -16,7 +16,7 @@ use lb_common::{
     },
     decap::{self, AllowedSources},
     frame::{Frame, NoRoom},
-    pipeline::{self, Verdict},
+    pipeline::{self, Step, Verdict},
     tracking::{Entry, FlowEvent},
     wire::ETHERNET_LEN,
 };
@@ -375,6 +375,8 @@ impl pipeline::Tables for HostTables<'_> {
         let traffic = Traffic { reply_packets: 1, reply_bytes: bytes.into(), ..Traffic::default() };
         self.counts.borrow_mut().push(Count { service, backend, traffic });
     }
+
+    fn note(&self, _step: Step) {}
 }
 
 /// Runs the far end of the tunnels on `frame`; tunnel packets are accepted from `allowed`.

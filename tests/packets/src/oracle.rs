@@ -16,9 +16,12 @@ use std::{
 };
 
 use ipnet::IpNet;
-use lb_common::{abi::Traffic, reason::Reason};
+use lb_common::{
+    abi::{Traffic, protocol},
+    reason::Reason,
+};
 
-use crate::world::{Egress, Hop, Mode, Service, Via, World};
+use crate::world::{Egress, Gone, Hop, Mode, Service, Via, World};
 use read::{Flow, Seen};
 use rewrite::{Change, End, Link};
 
@@ -159,11 +162,23 @@ struct Exits<'a> {
 
 impl Exits<'_> {
     fn forward(&self, id: u32, service: &Service, backend_id: u32) -> Fate {
+        if let Some(gone) = service.gone.filter(|_| !self.flow.opens) {
+            return self.of_gone(gone);
+        }
         if backend_id == 0 {
             return Fate::stay(Action::Drop, Reason::NoBackend, None);
         }
         self.try_forward(id, service, backend_id)
             .unwrap_or_else(|reason| Fate::stay(Action::Drop, reason, Some(backend_id)))
+    }
+
+    /// The fate of a packet whose backend is gone. An RST is never answered (RFC 9293, section 3.10.7.1).
+    fn of_gone(&self, gone: Gone) -> Fate {
+        if gone.reset && self.flow.protocol == protocol::TCP && !self.flow.resets {
+            let stay = Fate::stay(Action::Transmit, Reason::Reset, Some(gone.backend));
+            return Fate { change: Change::Reset, ..stay };
+        }
+        Fate::stay(Action::Drop, Reason::BackendGone, Some(gone.backend))
     }
 
     fn try_forward(&self, id: u32, service: &Service, backend_id: u32) -> Result<Fate, Reason> {

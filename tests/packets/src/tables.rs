@@ -90,12 +90,18 @@ impl Tables {
             HashInput::Flow => 0,
             HashInput::Source => service_flags::HASH_SOURCE,
         };
+        let drops = service.gone.is_some_and(|gone| !gone.reset);
+        let flags = if drops { flags | service_flags::DROP } else { flags };
         let (first_slot, slot_count) = (count(&self.slots), count(&service.slots));
         let value = abi::Service { id, first_slot, slot_count, flags, ..bytemuck::Zeroable::zeroed() };
-        self.slots.extend(service.slots.iter().map(|backend| SlotWord::steady(*backend)));
+        self.slots.extend(service.slots.iter().map(|backend| match service.gone {
+            Some(gone) => SlotWord::new(*backend, gone.backend, true),
+            None => SlotWord::steady(*backend),
+        }));
         self.insert_service(service.vip, service.port, service.protocol.number(), value);
         for backend in &service.backends {
-            self.backends.insert(backend.id, abi_backend(id, service.mode, backend));
+            let is_gone = service.gone.is_some_and(|gone| gone.backend == backend.id);
+            self.backends.insert(backend.id, abi_backend(id, service.mode, backend, is_gone));
             if service.mode == Mode::Nat {
                 self.add_reverse(id, service, backend);
             }
@@ -154,7 +160,7 @@ fn egress(egress: &crate::world::Egress) -> abi::Egress {
     abi::Egress { ifindex: egress.ifindex, mtu: egress.mtu, mac: egress.mac, pad: [0; 2] }
 }
 
-fn abi_backend(service: u32, mode: Mode, backend: &Backend) -> abi::Backend {
+fn abi_backend(service: u32, mode: Mode, backend: &Backend, is_gone: bool) -> abi::Backend {
     abi::Backend {
         address: padded(backend.address),
         next_hop: next_hop(backend.hop),
@@ -167,7 +173,7 @@ fn abi_backend(service: u32, mode: Mode, backend: &Backend) -> abi::Backend {
             Mode::Nat => abi::mode::NAT,
         },
         family: if backend.address.is_ipv4() { abi::family::V4 } else { abi::family::V6 },
-        state: 0,
+        state: if is_gone { abi::backend_state::GONE } else { 0 },
         pad: [0; 27],
     }
 }

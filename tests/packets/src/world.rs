@@ -52,6 +52,17 @@ pub struct Service {
     pub backends: Vec<Backend>,
     /// Backend ids by slot, 0 where there is none.
     pub slots: Vec<u32>,
+    /// Its old flows' backend, if that is gone; new flows are those of `slots`.
+    pub gone: Option<Gone>,
+}
+
+/// A backend that is gone and still has flows: all those of a service that the flow table does not have.
+#[derive(Clone, Copy, Debug)]
+pub struct Gone {
+    /// Id of the backend, one of the service's.
+    pub backend: u32,
+    /// Whether their packets are reset, where they can be, rather than dropped.
+    pub reset: bool,
 }
 
 /// A backend of a service.

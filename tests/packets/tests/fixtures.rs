@@ -7,10 +7,14 @@ use lb_common::{
     reason::Reason,
 };
 use weir_packets::{
-    fixtures::{self, Fixture, world::world},
+    build::Packet,
+    fixtures::{
+        self, Family, Fixture,
+        world::{GONE, world},
+    },
     host::{Host, Run},
     oracle,
-    world::World,
+    world::{Service, World},
 };
 
 const INGRESS: u32 = 10;
@@ -119,10 +123,26 @@ fn a_single_outer_source_is_used_as_it_is() {
 }
 
 #[test]
+fn a_new_flow_without_room_and_without_an_own_backend_is_dropped() {
+    let mut world = world(INGRESS, OTHER);
+    let gone = |service: &&mut Service| service.gone.is_some();
+    let service = world.services.iter_mut().find(gone).unwrap();
+    let stranger = service.gone.unwrap().backend + 1;
+    service.slots.fill(stranger);
+    let syn = Packet::syn(&Family::V4.client(), &Family::V4.vip(GONE, 80)).bytes();
+    for (room, reason) in [(0, Reason::FlowTableFull), (1, Reason::ForwardedIpip)] {
+        let host = Host::new(&world);
+        host.memory().room = room;
+        assert_eq!(host.run(INGRESS, &syn).outcome.reason, Some(reason), "room for {room}");
+    }
+}
+
+#[test]
 fn fixtures_cover_every_reason_that_a_frame_alone_can_cause() {
     // These need another configuration or driver (tested above), or belong to decapsulation.
     let elsewhere = [
         Reason::NoOuterSource,
+        Reason::FlowTableFull,
         Reason::RewriteFailed,
         Reason::Decapsulated,
         Reason::ForeignTunnel,

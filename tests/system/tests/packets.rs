@@ -188,7 +188,7 @@ fn capacity(world: &World, tables: &Tables) -> Result<Capacity> {
         slots: u32::try_from(tables.slots.len())?,
         reverse: tables.backend_entries(),
         routes: u32::try_from(world.routes.len())?,
-        flows: 1,
+        flows: 16,
         egresses: 16,
     })
 }

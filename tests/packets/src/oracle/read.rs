@@ -27,6 +27,8 @@ pub(super) struct Flow {
     pub length: usize,
     /// A TCP SYN without ACK.
     pub opens: bool,
+    /// A TCP RST.
+    pub resets: bool,
 }
 
 /// What both IP headers say.
@@ -101,15 +103,15 @@ fn read_transport(ip: &Ip<'_>) -> Seen {
         return Seen::Obstructed { destination: ip.destination, reason };
     }
     let ports = match ip.protocol {
-        IpNumber::TCP => TcpSlice::from_slice(ip.payload)
-            .ok()
-            .map(|header| (header.source_port(), header.destination_port(), header.syn() && !header.ack())),
+        IpNumber::TCP => TcpSlice::from_slice(ip.payload).ok().map(|header| {
+            (header.source_port(), header.destination_port(), header.syn() && !header.ack(), header.rst())
+        }),
         IpNumber::UDP => UdpHeaderSlice::from_slice(ip.payload)
             .ok()
-            .map(|header| (header.source_port(), header.destination_port(), false)),
+            .map(|header| (header.source_port(), header.destination_port(), false, false)),
         _ => return Seen::Foreign(Reason::OtherProtocol),
     };
-    let Some((source, destination, opens)) = ports else {
+    let Some((source, destination, opens, resets)) = ports else {
         return Seen::Foreign(Reason::Malformed);
     };
     Seen::Flow(Flow {
@@ -119,5 +121,6 @@ fn read_transport(ip: &Ip<'_>) -> Seen {
         ttl: ip.ttl,
         length: ip.length,
         opens,
+        resets,
     })
 }

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use etherparse::{EtherType, Ethernet2Header, IpNumber, Ipv4Header, Ipv6Header, checksum::Sum16BitWords};
+use etherparse::{EtherType, Ethernet2Header, IpNumber, Ipv4Header, Ipv6Header, TcpHeader, checksum::Sum16BitWords};
 use ipnet::IpNet;
 
 use crate::build::Mac;
@@ -28,13 +28,23 @@ pub(super) enum End {
     Destination,
 }
 
-/// How a frame has to change. All but `None` also take one off the TTL.
+/// How a frame has to change. All but `None` and `Reset` also take one off the TTL.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
     None,
     Link(Link),
-    Encapsulate { link: Link, network: IpNet, destination: IpAddr },
-    Translate { link: Link, end: End, to: SocketAddr },
+    Encapsulate {
+        link: Link,
+        network: IpNet,
+        destination: IpAddr,
+    },
+    Translate {
+        link: Link,
+        end: End,
+        to: SocketAddr,
+    },
+    /// Into the RST that answers it.
+    Reset,
 }
 
 impl Change {
@@ -43,6 +53,7 @@ impl Change {
         let mut frame = input.to_vec();
         match *self {
             Self::None => {}
+            Self::Reset => frame = reset(&frame),
             Self::Link(link) => {
                 decrement_ttl(&mut frame);
                 set_link(&mut frame, link);
@@ -156,6 +167,38 @@ fn outer_v6(
     };
     header.set_payload_length(length).expect("it fits the MTU");
     header.to_bytes().to_vec()
+}
+
+/// The RST that answers `received`, which is a TCP segment without RST (RFC 9293, section 3.10.7.1).
+fn reset(received: &[u8]) -> Vec<u8> {
+    let segment = &received[transport_offset(received)..ip_end(received)];
+    let (asked, data) = TcpHeader::from_slice(segment).expect("a TCP segment");
+    let mut answer = TcpHeader::new(asked.destination_port, asked.source_port, asked.acknowledgment_number, 0);
+    answer.rst = true;
+    if !asked.ack {
+        let length = data.len() + usize::from(asked.syn) + usize::from(asked.fin);
+        let length = u32::try_from(length).expect("a segment's length");
+        answer.sequence_number = 0;
+        answer.acknowledgment_number = asked.sequence_number.wrapping_add(length);
+        answer.ack = true;
+    }
+    let ip = if is_v4(received) {
+        let (source, destination) = (field(received, IP + 16), field(received, IP + 12));
+        let mut ip = Ipv4Header { source, destination, ..Ipv4Header::default() };
+        (ip.identification, ip.dont_fragment, ip.time_to_live, ip.protocol) = (0, true, 64, IpNumber::TCP);
+        ip.set_payload_len(answer.header_len()).expect("it is short");
+        ip.header_checksum = ip.calc_header_checksum();
+        answer.checksum = answer.calc_checksum_ipv4(&ip, &[]).expect("it is short");
+        ip.to_bytes().to_vec()
+    } else {
+        let (source, destination) = (field(received, IP + 24), field(received, IP + 8));
+        let mut ip = Ipv6Header { source, destination, ..Ipv6Header::default() };
+        (ip.hop_limit, ip.next_header) = (64, IpNumber::TCP);
+        ip.set_payload_length(answer.header_len()).expect("it is short");
+        answer.checksum = answer.calc_checksum_ipv6(&ip, &[]).expect("it is short");
+        ip.to_bytes().to_vec()
+    };
+    [&received[6..12], &received[..6], &received[12..IP], &ip, &answer.to_bytes()].concat()
 }
 
 /// `N` bytes of `frame` at `offset`; zeros if they are not there.
