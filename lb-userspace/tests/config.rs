@@ -5,15 +5,35 @@ use std::{
     fs,
     net::IpAddr,
     num::NonZeroU16,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use proptest::prelude::*;
 use weir::{
     config::{self, raw},
-    spec::{Backend, HashInput, Health, Mode, Node, OnExit, Protocol, Service, ServicePort, Spec, TableSizes, XdpMode},
+    spec::{
+        Backend, Health, Hold, Mode, Node, OnDown, OnExit, Protocol, Scheduler, Service, ServicePort, Spec, TableSizes,
+        XdpMode,
+    },
 };
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_mins(1);
+const DAY: Duration = Duration::from_hours(24);
+
+/// A file to whose last service, on lines from the ninth on, fields can be added.
+const UDP_SERVICE: &str = "\
+node.interfaces = [\"eth1\"]
+
+[[service]]
+name = \"dns\"
+vip = \"192.0.2.10\"
+port = 53
+protocol = \"udp\"
+mode = \"l2\"
+";
 
 fn crate_path(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(relative)
@@ -33,7 +53,14 @@ fn address(text: &str) -> IpAddr {
 
 /// A backend of weight 1, known by its address.
 fn plain_backend(text: &str) -> Backend {
-    Backend { name: text.to_owned(), address: address(text), port: None, weight: 1, draining: false }
+    Backend {
+        name: text.to_owned(),
+        address: address(text),
+        port: None,
+        weight: 1,
+        draining: false,
+        drain_deadline: None,
+    }
 }
 
 /// The checks of a TCP service that says nothing about them.
@@ -145,7 +172,7 @@ fn what_is_left_out_has_defaults() {
         seed: None,
         outer_v4: None,
         outer_v6: None,
-        tables: TableSizes { services: 1024, backends: 16_384, slots: 4_194_304, routes: 4096 },
+        tables: TableSizes { services: 1024, backends: 16_384, slots: 4_194_304, routes: 4096, flows: 262_144 },
     };
     assert_eq!(spec.node, node);
     let web = Service {
@@ -154,8 +181,13 @@ fn what_is_left_out_has_defaults() {
         port: ServicePort::One(port(443)),
         protocol: Protocol::Tcp,
         mode: Mode::Nat,
-        hash: HashInput::Flow,
+        scheduler: Scheduler::Maglev,
         slots: 16_384,
+        idle: DAY,
+        settle_after: DAY,
+        hold: Hold::For(10 * SECOND),
+        on_down: OnDown::Reset,
+        slow_start: Duration::ZERO,
         health: Some(default_health()),
         backends: vec![
             plain_backend("10.0.0.11"),
@@ -167,6 +199,80 @@ fn what_is_left_out_has_defaults() {
     let interval = Duration::from_millis(100);
     assert_eq!(spec.services[1].health, Some(Health { interval, timeout: interval, ..default_health() }));
     assert_eq!(spec.services[2].health, None);
+    let dns = &spec.services[2];
+    assert_eq!((dns.scheduler, dns.idle, dns.settle_after), (Scheduler::Maglev, MINUTE, MINUTE));
+    assert_eq!((dns.hold, dns.on_down, dns.slow_start), (Hold::For(10 * SECOND), OnDown::Reroute, Duration::ZERO));
+}
+
+#[test]
+fn flows_of_udp_settle_as_they_are_forgotten() {
+    let times = |more: &str| {
+        let spec = config::parse(&format!("{UDP_SERVICE}{more}"), "weir.toml").unwrap();
+        (spec.services[0].idle, spec.services[0].settle_after)
+    };
+    assert_eq!(times("idle = \"5m\""), (5 * MINUTE, 5 * MINUTE));
+    assert_eq!(times("settle_after = \"5m\""), (MINUTE, 5 * MINUTE));
+    assert_eq!(times("idle = \"90s500ms\"\nsettle_after = \"1s\""), (Duration::from_millis(90_500), SECOND));
+}
+
+#[test]
+fn every_choice_about_flows_has_its_word() {
+    let udp = |more: &str| config::parse(&format!("{UDP_SERVICE}{more}"), "weir.toml").unwrap().services[0].clone();
+    let tcp = |more: &str| {
+        let text = UDP_SERVICE.replace("udp", "tcp");
+        config::parse(&format!("{text}{more}"), "weir.toml").unwrap().services[0].clone()
+    };
+    let schedulers = [
+        ("maglev", Scheduler::Maglev, true),
+        ("source", Scheduler::Source, true),
+        ("response-time", Scheduler::ResponseTime, true),
+        ("round-robin", Scheduler::RoundRobin, false),
+        ("weighted-round-robin", Scheduler::WeightedRoundRobin, false),
+        ("least-connections", Scheduler::LeastConnections, false),
+        ("random", Scheduler::Random, false),
+    ];
+    for (word, scheduler, for_udp) in schedulers {
+        let line = format!("scheduler = {word:?}");
+        assert_eq!(tcp(&line).scheduler, scheduler);
+        assert_eq!(config::parse(&format!("{UDP_SERVICE}{line}"), "weir.toml").is_ok(), for_udp, "{word}");
+    }
+    for (word, on_down) in [("reset", OnDown::Reset), ("reroute", OnDown::Reroute), ("drop", OnDown::Drop)] {
+        assert_eq!(tcp(&format!("on_down = {word:?}")).on_down, on_down);
+    }
+    for (text, hold) in [("forever", Hold::Forever), ("0s", Hold::For(Duration::ZERO)), ("1week", Hold::For(7 * DAY))] {
+        assert_eq!(udp(&format!("hold = {text:?}")).hold, hold);
+    }
+}
+
+/// Services whose scheduler chooses in the packet path have at most 1024 backends; others may have more.
+#[test]
+fn the_packet_path_chooses_among_1024_backends_at_most() {
+    let parse = |scheduler: &str, backends: u32| {
+        let addresses = (0..backends).map(|n| format!("{{ address = \"10.1.{}.{}\" }}", n / 200, n % 200 + 1));
+        let addresses: Vec<_> = addresses.collect();
+        let text = UDP_SERVICE.replace("udp", "tcp");
+        let text = format!("{text}scheduler = {scheduler:?}\nbackend = [{}]", addresses.join(", "));
+        config::parse(&text, "weir.toml").map(|_| ()).map_err(|error| error.to_string())
+    };
+    for scheduler in ["round-robin", "weighted-round-robin", "least-connections", "random"] {
+        assert_eq!(parse(scheduler, 1024), Ok(()));
+        let refusal = format!(
+            "weir.toml:9:13: service \"dns\": scheduler: {scheduler:?} chooses among at most 1024 backends, and the \
+             service has 1025"
+        );
+        assert_eq!(parse(scheduler, 1025), Err(refusal));
+    }
+    for scheduler in ["maglev", "source", "response-time"] {
+        assert_eq!(parse(scheduler, 1025), Ok(()));
+    }
+}
+
+#[test]
+fn draining_may_have_an_end() {
+    let backend = "backend = [{ address = \"10.0.0.11\", draining = true, drain_until = 1800000000 }]";
+    let spec = config::parse(&format!("{UDP_SERVICE}{backend}"), "weir.toml").unwrap();
+    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    assert_eq!(spec.services[0].backends[0].drain_deadline, Some(end));
 }
 
 #[test]
@@ -190,7 +296,7 @@ fn the_reference_means_what_it_says() {
         seed: Some([0x5eed_5eed_5eed_5eed; 2]),
         outer_v4: Some("10.77.0.0/16".parse().unwrap()),
         outer_v6: Some("fd77::/64".parse().unwrap()),
-        tables: TableSizes { services: 1024, backends: 16_384, slots: 4_194_304, routes: 4096 },
+        tables: TableSizes { services: 1024, backends: 16_384, slots: 4_194_304, routes: 4096, flows: 262_144 },
     };
     assert_eq!(spec.node, node);
     let gateway = Service {
@@ -199,8 +305,13 @@ fn the_reference_means_what_it_says() {
         port: ServicePort::One(port(443)),
         protocol: Protocol::Tcp,
         mode: Mode::Nat,
-        hash: HashInput::Flow,
+        scheduler: Scheduler::Maglev,
         slots: 16_384,
+        idle: DAY,
+        settle_after: DAY,
+        hold: Hold::For(10 * SECOND),
+        on_down: OnDown::Reset,
+        slow_start: 30 * SECOND,
         health: Some(Health { port: Some(port(8080)), ..default_health() }),
         backends: vec![
             Backend { name: "a".to_owned(), port: Some(port(8443)), weight: 10, ..plain_backend("10.0.0.11") },
@@ -213,10 +324,13 @@ fn the_reference_means_what_it_says() {
         port: ServicePort::One(port(53)),
         protocol: Protocol::Udp,
         mode: Mode::Ipip,
-        hash: HashInput::Flow,
-        slots: 16_384,
+        idle: MINUTE,
+        settle_after: MINUTE,
+        on_down: OnDown::Reroute,
+        slow_start: Duration::ZERO,
         health: Some(Health { port: Some(port(53)), ..default_health() }),
         backends: vec![plain_backend("10.0.1.53"), plain_backend("2001:db8:1::53")],
+        ..gateway.clone()
     };
     let ftp = Service {
         name: "passive-ftp".to_owned(),
@@ -224,17 +338,18 @@ fn the_reference_means_what_it_says() {
         port: ServicePort::Any,
         protocol: Protocol::Tcp,
         mode: Mode::L2,
-        hash: HashInput::Source,
-        slots: 16_384,
+        scheduler: Scheduler::Source,
+        slow_start: Duration::ZERO,
         health: Some(Health { port: Some(port(21)), ..default_health() }),
         backends: vec![plain_backend("10.0.0.21")],
+        ..gateway.clone()
     };
     let reserve = Service {
         name: "reserve".to_owned(),
         vip: address("192.0.2.12"),
         port: ServicePort::One(port(443)),
         health: Some(default_health()),
-        hash: HashInput::Flow,
+        scheduler: Scheduler::Maglev,
         backends: Vec::new(),
         ..ftp.clone()
     };
@@ -267,12 +382,31 @@ fn the_reference_has_every_field() {
     assert_eq!(keys(&service(&reference)), keys(&service(&written)));
 }
 
+/// What a service says of flows, for TCP: scheduler, what becomes of flows of gone backends, hold, and the idle time, the
+/// settling time and the slow start.
+fn flows() -> impl Strategy<Value = (Scheduler, OnDown, Hold, [Duration; 3])> {
+    let schedulers = prop_oneof![
+        Just(Scheduler::Maglev),
+        Just(Scheduler::Source),
+        Just(Scheduler::RoundRobin),
+        Just(Scheduler::WeightedRoundRobin),
+        Just(Scheduler::LeastConnections),
+        Just(Scheduler::Random),
+        Just(Scheduler::ResponseTime),
+    ];
+    let on_down = prop_oneof![Just(OnDown::Reset), Just(OnDown::Reroute), Just(OnDown::Drop)];
+    let millis = |range: RangeInclusive<u64>| range.prop_map(Duration::from_millis);
+    let hold = prop_oneof![Just(Hold::Forever), millis(0..=604_800_000).prop_map(Hold::For)];
+    let memory = || millis(1000..=8 * 604_800_000);
+    let times = (memory(), memory(), millis(0..=3_600_000)).prop_map(|(idle, settle, slow)| [idle, settle, slow]);
+    (schedulers, on_down, hold, times)
+}
+
 /// Services with distinct VIPs whose backends are in no other service.
 fn service(index: u8) -> impl Strategy<Value = Service> {
     let modes = prop_oneof![Just(Mode::L2), Just(Mode::Ipip), Just(Mode::Nat)];
     let service_port = prop_oneof![Just(ServicePort::Any), (1..=u16::MAX).prop_map(|n| ServicePort::One(port(n)))];
     let protocols = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)];
-    let hashes = prop_oneof![Just(HashInput::Flow), Just(HashInput::Source)];
     let health = (1..=u16::MAX, 10..=3_600_000_u64, 0..=100_u64, 1..=100_u32, 1..=100_u32, 0..=50_u8).prop_map(
         |(check_port, interval, share, rise, fall, jitter)| Health {
             port: Some(port(check_port)),
@@ -283,26 +417,37 @@ fn service(index: u8) -> impl Strategy<Value = Service> {
             jitter,
         },
     );
-    let members = prop::collection::vec((0..=1000_u16, any::<bool>(), prop::option::of(1..=u16::MAX)), 0..12);
-    (any::<bool>(), modes, service_port, protocols, hashes, prop::option::of(health), members).prop_map(
-        move |(v4, mode, service_port, protocol, hash, health, members)| {
+    let member =
+        (0..=1000_u16, any::<bool>(), prop::option::of(0..=253_402_300_799_u64), prop::option::of(1..=u16::MAX));
+    let members = prop::collection::vec(member, 0..12);
+    (any::<bool>(), modes, service_port, protocols, flows(), prop::option::of(health), members).prop_map(
+        move |(v4, mode, service_port, protocol, flows, health, members)| {
             let host = |net: u8, n: usize| {
                 let n = n + 1;
                 address(&if v4 { format!("10.{net}.{index}.{n}") } else { format!("2001:db8:{net}:{index}::{n:x}") })
             };
-            let backends = members.into_iter().enumerate().map(|(n, (weight, draining, own_port))| {
+            let backends = members.into_iter().enumerate().map(|(n, (weight, draining, until, own_port))| {
                 let may_have_port = mode == Mode::Nat && service_port != ServicePort::Any;
                 let own_port = own_port.filter(|_| may_have_port).map(port);
-                Backend { name: format!("b{n}"), address: host(1, n), port: own_port, weight, draining }
+                let until = until.filter(|_| draining).map(|until| SystemTime::UNIX_EPOCH + Duration::from_secs(until));
+                let name = format!("b{n}");
+                Backend { name, address: host(1, n), port: own_port, weight, draining, drain_deadline: until }
             });
+            let (scheduler, on_down, hold, [idle, settle_after, slow_start]) = flows;
+            let is_udp = protocol == Protocol::Udp;
             Service {
                 name: format!("service-{index}"),
                 vip: host(0, 0),
                 port: service_port,
                 protocol,
                 mode,
-                hash,
+                scheduler: if is_udp && !scheduler.follows_slots() { Scheduler::Source } else { scheduler },
                 slots: 1_048_576,
+                idle,
+                settle_after,
+                hold,
+                on_down: if is_udp && on_down == OnDown::Reset { OnDown::Drop } else { on_down },
+                slow_start,
                 health,
                 backends: backends.collect(),
             }
@@ -324,7 +469,7 @@ fn spec() -> impl Strategy<Value = Spec> {
                 seed,
                 outer_v4: Some("10.77.0.0/16".parse().unwrap()),
                 outer_v6: Some("fd77::/64".parse().unwrap()),
-                tables: TableSizes { services: 3, backends: 36, slots, routes: 1 },
+                tables: TableSizes { services: 3, backends: 36, slots, routes: 1, flows: 1 << 26 },
             },
             services: vec![first, second, third],
         },

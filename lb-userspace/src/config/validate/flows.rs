@@ -74,7 +74,8 @@ fn hold(text: &str) -> Result<Hold, String> {
     if text == raw::FOREVER {
         return Ok(Hold::Forever);
     }
-    field::duration(text, Duration::ZERO..=WEEK, "0s to 1week, or \"forever\"").map(Hold::For)
+    let hold = field::duration(text, Duration::ZERO..=WEEK, "0s to 1week");
+    hold.map(Hold::For).map_err(|problem| problem + "; \"forever\" is possible too")
 }
 
 fn slow_start(text: &str) -> Result<Duration, String> {
