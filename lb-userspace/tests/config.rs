@@ -269,9 +269,9 @@ fn the_packet_path_chooses_among_1024_backends_at_most() {
 
 #[test]
 fn draining_may_have_an_end() {
-    let backend = "backend = [{ address = \"10.0.0.11\", draining = true, drain_until = 1800000000 }]";
+    let backend = "backend = [{ address = \"10.0.0.11\", draining = true, drain_until = 1800000001 }]";
     let spec = config::parse(&format!("{UDP_SERVICE}{backend}"), "weir.toml").unwrap();
-    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_001);
     assert_eq!(spec.services[0].backends[0].drain_deadline, Some(end));
 }
 

@@ -14,7 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::{net::UnixStream, time::timeout};
 
-use super::types::{Change, Detached, ErrorBody, Service, Stats, Status, Weight};
+use super::types::{Change, Detached, Drain, ErrorBody, Service, Stats, Status, Weight, millis};
 use crate::config::raw;
 
 /// Time within which the daemon must have answered. A change waits for the kernel, which takes milliseconds.
@@ -45,6 +45,9 @@ pub enum ClientError {
     /// The daemon was too slow.
     #[error("the daemon at {} has not answered within {} s", .0.display(), .1.as_secs_f32())]
     TimedOut(PathBuf, Duration),
+    /// The daemon has no such service or backend.
+    #[error("{}", refusal(.0))]
+    NotFound(ErrorBody),
     /// The daemon refused; one line for each problem.
     #[error("{}", refusal(.0))]
     Refused(ErrorBody),
@@ -117,8 +120,9 @@ impl Client {
     }
 
     /// See [`Control::remove_backend`](super::control::Control::remove_backend).
-    pub async fn remove_backend(&self, service: &str, backend: &str) -> Result<Change> {
-        self.ask(Method::DELETE, &backend_path(service, backend), NOTHING).await
+    pub async fn remove_backend(&self, service: &str, backend: &str, now: bool) -> Result<Change> {
+        let query = if now { "?now=true" } else { "" };
+        self.ask(Method::DELETE, &(backend_path(service, backend) + query), NOTHING).await
     }
 
     /// See [`Control::set_weight`](super::control::Control::set_weight).
@@ -128,8 +132,9 @@ impl Client {
     }
 
     /// See [`Control::drain`](super::control::Control::drain).
-    pub async fn drain(&self, service: &str, backend: &str) -> Result<Change> {
-        self.ask(Method::POST, &format!("{}/drain", backend_path(service, backend)), NOTHING).await
+    pub async fn drain(&self, service: &str, backend: &str, deadline: Option<Duration>) -> Result<Change> {
+        let path = format!("{}/drain", backend_path(service, backend));
+        self.ask(Method::POST, &path, Some(&Drain { deadline_ms: deadline.map(millis) })).await
     }
 
     /// See [`Control::undrain`](super::control::Control::undrain).
@@ -176,10 +181,10 @@ impl Client {
         let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
         let body = body.map_err(|source| ClientError::Broken { socket: self.socket.clone(), source })?.to_bytes();
         let foreign = |source| ClientError::Foreign { socket: self.socket.clone(), source };
-        if status == StatusCode::OK {
-            serde_json::from_slice(&body).map_err(foreign)
-        } else {
-            Err(ClientError::Refused(serde_json::from_slice(&body).map_err(foreign)?))
+        match status {
+            StatusCode::OK => serde_json::from_slice(&body).map_err(foreign),
+            StatusCode::NOT_FOUND => Err(ClientError::NotFound(serde_json::from_slice(&body).map_err(foreign)?)),
+            _ => Err(ClientError::Refused(serde_json::from_slice(&body).map_err(foreign)?)),
         }
     }
 

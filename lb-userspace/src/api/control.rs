@@ -1,6 +1,6 @@
 //! What the API asks of the controller.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use thiserror::Error;
@@ -40,8 +40,9 @@ pub trait Control: Send + Sync + 'static {
     /// [`ControlError::Invalid`], or [`ControlError::Conflict`] if its name is taken.
     async fn add_backend(&self, service: &str, backend: raw::Backend) -> Result<Change, ControlError>;
 
-    /// Removes a backend. Its flows go to the backends that get its slots.
-    async fn remove_backend(&self, service: &str, backend: &str) -> Result<Change, ControlError>;
+    /// Removes a backend. It takes no new flows and leaves when its last old one has ended; with `now` these count as
+    /// gone at once.
+    async fn remove_backend(&self, service: &str, backend: &str, now: bool) -> Result<Change, ControlError>;
 
     /// Sets a backend's weight, 0 to 1000.
     ///
@@ -49,8 +50,9 @@ pub trait Control: Send + Sync + 'static {
     /// [`ControlError::Invalid`] if it is larger.
     async fn set_weight(&self, service: &str, backend: &str, weight: u16) -> Result<Change, ControlError>;
 
-    /// Lets a backend take no new flows. Draining what drains already is a success that moves no slot.
-    async fn drain(&self, service: &str, backend: &str) -> Result<Change, ControlError>;
+    /// Lets a backend take no new flows. What is left of its flows after `deadline` counts as gone then; without one they
+    /// end by themselves. Draining what drains already is a success that moves no slot and sets the deadline anew.
+    async fn drain(&self, service: &str, backend: &str, deadline: Option<Duration>) -> Result<Change, ControlError>;
 
     /// Lets a draining backend take new flows again.
     async fn undrain(&self, service: &str, backend: &str) -> Result<Change, ControlError>;

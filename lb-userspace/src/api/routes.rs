@@ -2,21 +2,23 @@
 
 #![expect(unused_qualifications, reason = "in the code that utoipa generates")]
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, FromRequest, FromRequestParts, State},
+    body::HttpBody,
+    extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request, State},
     http::{Method, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
+use serde::de::DeserializeOwned;
 use utoipa::{OpenApi, openapi};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     control::Control,
     error::ApiError,
-    types::{Change, Detached, ErrorBody, Service, Stats, Status, Weight},
+    types::{Change, Detached, Drain, ErrorBody, Removal, Service, Stats, Status, Weight},
 };
 use crate::{config::raw, metrics};
 
@@ -35,6 +37,14 @@ struct Body<T>(T);
 #[derive(FromRequestParts)]
 #[from_request(via(axum::extract::Path), rejection(ApiError))]
 struct Path<T>(T);
+
+/// What follows the path's question mark, with this API's errors.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Query), rejection(ApiError))]
+struct Query<T>(T);
+
+/// JSON in that may be left out.
+struct OptionalBody<T>(Option<T>);
 
 #[derive(OpenApi)]
 #[openapi(info(title = "Weir", description = "The API of the Weir daemon, over its Unix socket."))]
@@ -133,16 +143,21 @@ async fn add_backend(
     Ok(Body(control.add_backend(&service, backend).await?))
 }
 
-/// Remove a backend; its flows go to the backends that get its slots
+/// Remove a backend; it goes on serving its old flows until the last one has ended
 #[utoipa::path(delete, path = "/v1/services/{service}/backends/{backend}", responses(
     (status = 200, body = Change),
     (status = 404, description = "No such service or backend", body = ErrorBody),
 ), params(
     ("service" = String, Path, description = "Name of the service"),
     ("backend" = String, Path, description = "Name of the backend"),
+    ("now" = Option<bool>, Query, description = "Don't wait: its old flows count as gone at once"),
 ))]
-async fn remove_backend(State(control): Shared, Path((service, backend)): Path<(String, String)>) -> Answer<Change> {
-    Ok(Body(control.remove_backend(&service, &backend).await?))
+async fn remove_backend(
+    State(control): Shared,
+    Path((service, backend)): Path<(String, String)>,
+    Query(Removal { now }): Query<Removal>,
+) -> Answer<Change> {
+    Ok(Body(control.remove_backend(&service, &backend, now).await?))
 }
 
 /// Set the weight of a backend
@@ -163,15 +178,21 @@ async fn set_weight(
 }
 
 /// Let a backend take no new flows
-#[utoipa::path(post, path = "/v1/services/{service}/backends/{backend}/drain", responses(
+#[utoipa::path(post, path = "/v1/services/{service}/backends/{backend}/drain", request_body = Option<Drain>, responses(
     (status = 200, body = Change),
     (status = 404, description = "No such service or backend", body = ErrorBody),
+    (status = 422, description = "The deadline is out of range", body = ErrorBody),
 ), params(
     ("service" = String, Path, description = "Name of the service"),
     ("backend" = String, Path, description = "Name of the backend"),
 ))]
-async fn drain(State(control): Shared, Path((service, backend)): Path<(String, String)>) -> Answer<Change> {
-    Ok(Body(control.drain(&service, &backend).await?))
+async fn drain(
+    State(control): Shared,
+    Path((service, backend)): Path<(String, String)>,
+    OptionalBody(drain): OptionalBody<Drain>,
+) -> Answer<Change> {
+    let deadline = drain.unwrap_or_default().deadline_ms.map(Duration::from_millis);
+    Ok(Body(control.drain(&service, &backend, deadline).await?))
 }
 
 /// Let a draining backend take new flows again
@@ -212,6 +233,22 @@ async fn no_such_path(uri: Uri) -> ApiError {
 
 async fn no_such_method(method: Method, uri: Uri) -> ApiError {
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{} can't be asked to {method}", uri.path()))
+}
+
+impl<T, S> FromRequest<S> for OptionalBody<T>
+where
+    T: DeserializeOwned,
+    S: Send + Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        if request.body().is_end_stream() {
+            return Ok(Self(None));
+        }
+        let Body(body) = Body::from_request(request, state).await?;
+        Ok(Self(Some(body)))
+    }
 }
 
 impl<T: serde::Serialize> IntoResponse for Body<T> {

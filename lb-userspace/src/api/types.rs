@@ -314,6 +314,14 @@ pub struct Drain {
     pub deadline_ms: Option<u64>,
 }
 
+/// How a backend is to be removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Removal {
+    /// Its old flows count as gone at once, instead of being served until the last one has ended.
+    pub now: bool,
+}
+
 /// The body of every answer that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {

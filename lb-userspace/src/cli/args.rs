@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand};
@@ -276,6 +277,9 @@ pub struct HealthArgs {
 #[derive(Debug, Subcommand)]
 pub enum BackendCommand {
     /// List the backends
+    #[command(after_help = "\
+FLOWS are the flows that are remembered one by one. A \"+\" stands where others may be the backend's too: it needs no \
+memory for flows that its slots lead to anyway.")]
     List {
         /// Name of a service; by default all
         service: Option<String>,
@@ -298,11 +302,18 @@ Examples:
         #[arg(long, value_name = "N", default_value_t = 1)]
         weight: u16,
     },
-    /// Remove a backend; its connections break
-    #[command(
-        after_help = "Its flows move to the backends that get its slots, which reset them. Draining moves them too, and keeps the backend\nin the configuration and under health checks."
-    )]
-    Remove(BackendName),
+    /// Remove a backend, when its last connection has ended
+    #[command(after_help = "\
+It takes no new flows from then on and is listed as \"leaving\" while it still serves old ones. With --now these count as \
+gone at once, and get what the service's on_down says.")]
+    Remove {
+        /// Which backend.
+        #[command(flatten)]
+        backend: BackendName,
+        /// Don't let its connections end by themselves
+        #[arg(long)]
+        now: bool,
+    },
     /// Set the weight of a backend
     #[command(after_help = "Example:\n  weir backend weight web 10.0.0.9 5")]
     Weight {
@@ -314,7 +325,25 @@ Examples:
         weight: u16,
     },
     /// Let a backend take no new flows
-    Drain(BackendName),
+    #[command(after_help = "\
+With --wait, what is left is shown until it is nothing: on one line that is rewritten on a terminal, on a new line for \
+each change otherwise. With --json, every line is one JSON object then: what the command did, and the flows that are left \
+each time their number changes. The wait fails if it is interrupted or the daemon ends; the backend drains on.
+
+Examples:
+  weir backend drain web 10.0.0.7 --wait
+  weir backend drain web 10.0.0.7 --deadline 8h")]
+    Drain {
+        /// Which backend.
+        #[command(flatten)]
+        backend: BackendName,
+        /// Time after which what is left of its flows counts as gone; by default they end by themselves
+        #[arg(long, value_name = "TIME", value_parser = deadline)]
+        deadline: Option<Duration>,
+        /// Wait until no flow is left
+        #[arg(long)]
+        wait: bool,
+    },
     /// Let a draining backend take new flows again
     Undrain(BackendName),
 }
@@ -341,6 +370,10 @@ fn interval(text: &str) -> Result<f64, String> {
         Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(seconds),
         _ => Err("expected seconds, 0.1 to 86400".to_owned()),
     }
+}
+
+fn deadline(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "expected a duration such as 90s, 10m or 8h".to_owned())
 }
 
 /// A network; a plain address is the network of it alone.

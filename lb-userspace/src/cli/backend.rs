@@ -3,7 +3,7 @@
 use super::{
     args::{BackendCommand, BackendName, new_backend},
     context::Context,
-    render,
+    drain, render,
 };
 
 pub fn execute(command: BackendCommand, context: &mut Context<'_>) -> anyhow::Result<()> {
@@ -20,14 +20,15 @@ pub fn execute(command: BackendCommand, context: &mut Context<'_>) -> anyhow::Re
             let backend = new_backend(address, port, name, weight);
             context.ask(async |client| client.add_backend(&service, &backend).await)?
         }
-        BackendCommand::Remove(BackendName { service, backend }) => {
-            context.ask(async |client| client.remove_backend(&service, &backend).await)?
+        BackendCommand::Remove { backend: BackendName { service, backend }, now } => {
+            context.ask(async |client| client.remove_backend(&service, &backend, now).await)?
         }
         BackendCommand::Weight { backend: BackendName { service, backend }, weight } => {
             context.ask(async |client| client.set_weight(&service, &backend, weight).await)?
         }
-        BackendCommand::Drain(BackendName { service, backend }) => {
-            context.ask(async |client| client.drain(&service, &backend).await)?
+        BackendCommand::Drain { backend: BackendName { service, backend }, deadline, wait } => {
+            let change = context.ask(async |client| client.drain(&service, &backend, deadline).await)?;
+            return if wait { drain::wait(&change, &service, &backend, context) } else { context.show_change(&change) };
         }
         BackendCommand::Undrain(BackendName { service, backend }) => {
             context.ask(async |client| client.undrain(&service, &backend).await)?

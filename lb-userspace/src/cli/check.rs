@@ -37,8 +37,8 @@ pub fn check(file: &Path, context: &mut Context<'_>) -> anyhow::Result<Outcome> 
         format!(
             "{}: ok: {}, {}, {} of {} slots\n",
             summary.file.display(),
-            format::several(summary.services, "service"),
-            format::several(summary.backends, "backend"),
+            format::several(summary.services as u64, "service"),
+            format::several(summary.backends as u64, "backend"),
             summary.slots,
             summary.slots_capacity
         )

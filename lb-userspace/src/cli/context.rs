@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use serde::Serialize;
+use tokio::runtime::Runtime;
 
 use super::args::Global;
 use crate::api::{
@@ -60,11 +61,19 @@ impl<'a> Context<'a> {
 
     /// Asks the daemon.
     pub fn ask<T>(&self, ask: impl AsyncFnOnce(&Client) -> Result<T, ClientError>) -> anyhow::Result<T> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("can't start the asynchronous runtime")?;
+        let runtime = Self::runtime()?;
         Ok(runtime.block_on(ask(&self.client))?)
+    }
+
+    /// What asynchronous code runs on.
+    pub fn runtime() -> anyhow::Result<Runtime> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.context("can't start the asynchronous runtime")
+    }
+
+    /// The daemon.
+    pub const fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Writes `value` as JSON, or as `render` has it for people.
@@ -75,6 +84,11 @@ impl<'a> Context<'a> {
     ) -> anyhow::Result<()> {
         let text = if self.json { serde_json::to_string_pretty(value)? + "\n" } else { render(value, self.screen) };
         self.write(&text)
+    }
+
+    /// Writes `value` as one line of JSON, for output of many values.
+    pub fn write_json<T: Serialize>(&mut self, value: &T) -> anyhow::Result<()> {
+        self.write(&(serde_json::to_string(value)? + "\n"))
     }
 
     /// Writes what a change did; its warnings go to standard error.

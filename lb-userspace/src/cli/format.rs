@@ -6,8 +6,8 @@ use std::time::Duration;
 const EXACT_BELOW: u64 = 1_000_000;
 
 /// `1 service`, `2 services`.
-pub fn several(number: usize, thing: &str) -> String {
-    format!("{} {thing}{}", exact(number as u64), if number == 1 { "" } else { "s" })
+pub fn several(number: u64, thing: &str) -> String {
+    format!("{} {thing}{}", exact(number), if number == 1 { "" } else { "s" })
 }
 
 /// `1,234,567`.

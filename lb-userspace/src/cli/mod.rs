@@ -7,6 +7,7 @@ mod context;
 mod daemon;
 mod detach;
 mod doctor;
+mod drain;
 mod format;
 mod render;
 mod service;

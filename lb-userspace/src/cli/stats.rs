@@ -36,7 +36,7 @@ fn read(context: &Context<'_>) -> anyhow::Result<Stats> {
 
 fn show(stats: &Stats, view: View<'_>, context: &mut Context<'_>) -> anyhow::Result<()> {
     if context.json {
-        return context.write(&(serde_json::to_string(stats)? + "\n"));
+        return context.write_json(stats);
     }
     let table = render::stats(stats, view, context.screen);
     let frame = if context.screen.terminal { REDRAW } else { "" };

@@ -164,7 +164,7 @@ impl Control for Handle {
         self.edit(Edit::AddBackend(service.to_owned(), backend)).await
     }
 
-    async fn remove_backend(&self, service: &str, backend: &str) -> Result<Change, ControlError> {
+    async fn remove_backend(&self, service: &str, backend: &str, _: bool) -> Result<Change, ControlError> {
         self.edit_backend(service, backend, BackendEdit::Remove).await
     }
 
@@ -172,7 +172,7 @@ impl Control for Handle {
         self.edit_backend(service, backend, BackendEdit::Weight(weight)).await
     }
 
-    async fn drain(&self, service: &str, backend: &str) -> Result<Change, ControlError> {
+    async fn drain(&self, service: &str, backend: &str, _: Option<Duration>) -> Result<Change, ControlError> {
         self.edit_backend(service, backend, BackendEdit::Draining(true)).await
     }
 

@@ -177,10 +177,45 @@ fn every_reference_of_the_openapi_document_leads_somewhere() {
 }
 
 #[test]
+fn draining_and_removing_may_say_how() {
+    let daemon = Daemon::start();
+    let backend = "/v1/services/web/backends/10.0.0.8";
+    let drain = format!("{backend}/drain");
+    let cases = [
+        ("POST", drain.clone(), None, "10.0.0.8 of web drained"),
+        ("POST", drain.clone(), Some("{}"), "10.0.0.8 of web drained"),
+        ("POST", drain.clone(), Some(r#"{"deadline_ms":90000}"#), "10.0.0.8 of web drained within 90s"),
+        ("POST", drain.clone(), Some(r#"{"deadline_ms":0}"#), "10.0.0.8 of web drained within 0ns"),
+        ("DELETE", backend.to_owned(), None, "10.0.0.8 of web removed"),
+        ("DELETE", format!("{backend}?now=false"), None, "10.0.0.8 of web removed"),
+        ("DELETE", format!("{backend}?now=true"), None, "10.0.0.8 of web removed at once"),
+    ];
+    for (method, path, body, call) in &cases {
+        let (status, change) = json_of(&daemon, method, path, *body);
+        assert_eq!((status, &change["summary"]), (200, &json!(call)), "{method} {path} {body:?}");
+    }
+    assert_eq!(daemon.calls(), cases.map(|(_, _, _, call)| call));
+
+    let refused = [
+        ("POST", drain.clone(), Some(r#"{"deadline":90}"#), 422, "unknown field `deadline`"),
+        ("POST", drain.clone(), Some(r#"{"deadline_ms":-1}"#), 422, "deadline_ms"),
+        ("POST", drain, Some("soon"), 400, "expected value"),
+        ("DELETE", format!("{backend}?now"), None, 400, "now"),
+        ("DELETE", format!("{backend}?nwo=true"), None, 400, "unknown field `nwo`"),
+    ];
+    for (method, path, body, status, error) in refused {
+        let (found, answer) = json_of(&daemon, method, &path, body);
+        let message = answer["error"].as_str().unwrap();
+        assert!(found == status && message.contains(error), "{method} {path} {body:?}: {found} {message}");
+    }
+    assert_eq!(daemon.calls().len(), 7);
+}
+
+#[test]
 fn names_survive_the_way_to_the_controller() {
     let daemon = Daemon::start();
     let client = Client::new(&daemon.socket);
-    let change = daemon.block_on(client.drain("web", "ten/9 é")).unwrap();
+    let change = daemon.block_on(client.drain("web", "ten/9 é", None)).unwrap();
     assert_eq!(change.summary, "ten/9 é of web drained");
     assert_eq!(daemon.calls(), ["ten/9 é of web drained"]);
 }

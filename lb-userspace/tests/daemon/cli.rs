@@ -53,35 +53,51 @@ dns      2001:db8::53   any  udp       nat   0 of 0            0        7    700
 fn a_service_is_shown_with_its_backends() {
     let daemon = Daemon::start();
     let expected = "\
-service    web
-vip        192.0.2.10
-port       443
-protocol   tcp
-mode       ipip
-hash       flow
-slots      65,537
-health     checked
-forwarded  1,234 connections, 1.50 M packets, 2.00 GB
+service       web
+vip           192.0.2.10
+port          443
+protocol      tcp
+mode          ipip
+scheduler     least-connections
+slots         65,537
+idle          1d
+settle_after  1m 30s 500ms
+hold          10s
+on_down       reset
+slow_start    0s
+health        checked
+forwarded     1,234 connections, 1.50 M packets, 2.00 GB
 
-BACKEND   ADDRESS   WEIGHT  STATE     SINCE   SLOTS    SHARE  NEXT HOP                REASON
-10.0.0.7  10.0.0.7       1  up          45s  65,537  100.0 %  02:00:00:00:00:01 eth1  connected in 0.3 ms
-10.0.0.8  10.0.0.8       1  draining    45s       0    0.0 %  02:00:00:00:00:02 eth1  drained by the operator
-ten/9 é   10.0.0.9       1  down        45s       0    0.0 %  none: no route          connection refused
+BACKEND   ADDRESS   WEIGHT  STATE     SINCE   SLOTS    SHARE  FLOWS  NEXT HOP                REASON
+10.0.0.7  10.0.0.7       1  up          45s  65,537  100.0 %     0+  02:00:00:00:00:01 eth1  connected in 0.3 ms
+10.0.0.8  10.0.0.8       1  draining    45s       0    0.0 %   312+  02:00:00:00:00:02 eth1  drained by the operator
+ten/9 é   10.0.0.9       1  down        45s       0    0.0 %      0  none: no route          connection refused
 ";
     assert_out(&daemon.weir(&["service", "show", "web"]), expected);
     let dns = daemon.weir(&["service", "show", "dns"]).out;
-    assert!(dns.contains("\nport       any\n") && dns.contains("\nhealth     not checked\n"), "{dns}");
-    assert!(dns.contains("\nreplied    6 packets, 5.40 kB\n"), "{dns}");
+    let rows: Vec<Vec<&str>> = dns.lines().map(|line| line.splitn(2, "  ").map(str::trim).collect()).collect();
+    let expected = [
+        ["port", "any"],
+        ["scheduler", "source"],
+        ["hold", "forever"],
+        ["on_down", "reroute"],
+        ["slow_start", "30s"],
+        ["health", "not checked"],
+        ["replied", "6 packets, 5.40 kB"],
+    ];
+    for row in expected {
+        assert!(rows.iter().any(|found| *found == row), "{row:?} is not in:\n{dns}");
+    }
 }
 
 #[test]
 fn backends_are_listed_by_service() {
     let daemon = Daemon::start();
     let expected = "\
-SERVICE  BACKEND   ADDRESS   WEIGHT  STATE     SINCE   SLOTS    SHARE  NEXT HOP                REASON
-web      10.0.0.7  10.0.0.7       1  up          45s  65,537  100.0 %  02:00:00:00:00:01 eth1  connected in 0.3 ms
-web      10.0.0.8  10.0.0.8       1  draining    45s       0    0.0 %  02:00:00:00:00:02 eth1  drained by the operator
-web      ten/9 é   10.0.0.9       1  down        45s       0    0.0 %  none: no route          connection refused
+SERVICE  BACKEND   ADDRESS   WEIGHT  STATE     SINCE   SLOTS    SHARE  FLOWS  NEXT HOP                REASON
+web      10.0.0.7  10.0.0.7       1  up          45s  65,537  100.0 %     0+  02:00:00:00:00:01 eth1  connected in 0.3 ms
+web      10.0.0.8  10.0.0.8       1  draining    45s       0    0.0 %   312+  02:00:00:00:00:02 eth1  drained by the operator
+web      ten/9 é   10.0.0.9       1  down        45s       0    0.0 %      0  none: no route          connection refused
 ";
     assert_out(&daemon.weir(&["backend", "list"]), expected);
     assert_out(&daemon.weir(&["backend", "list", "web"]), expected);
@@ -110,7 +126,7 @@ forwarded-ipip   1.50 M  Forwarded to a backend in an IP-in-IP tunnel.
 fn changes_say_what_they_did() {
     let daemon = Daemon::start();
     let moved = "21,845 of 65,537 slots moved (33.3 %); new flows go to 2 of 3 backends\n";
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 8] = [
         (&["backend", "add", "web", "10.0.0.9"], r#"{"address":"10.0.0.9","weight":1,"draining":false} added to web"#),
         (
             &["backend", "add", "web", "[2001:db8::9]:8443", "--name", "nine", "--weight", "5"],
@@ -118,8 +134,10 @@ fn changes_say_what_they_did() {
         ),
         (&["backend", "weight", "web", "10.0.0.7", "7"], "10.0.0.7 of web has weight 7"),
         (&["backend", "drain", "web", "ten/9 é"], "ten/9 é of web drained"),
+        (&["backend", "drain", "web", "10.0.0.8", "--deadline", "1h30m"], "10.0.0.8 of web drained within 5400s"),
         (&["backend", "undrain", "web", "10.0.0.8"], "10.0.0.8 of web undrained"),
         (&["backend", "remove", "web", "10.0.0.8"], "10.0.0.8 of web removed"),
+        (&["backend", "remove", "web", "10.0.0.8", "--now"], "10.0.0.8 of web removed at once"),
     ];
     for (args, summary) in cases {
         assert_out(&daemon.weir(args), &format!("{summary}\n{moved}"));
@@ -132,15 +150,17 @@ fn changes_say_what_they_did() {
 #[test]
 fn a_service_is_added_from_flags() {
     let daemon = Daemon::start();
-    let args = "service add mail --vip 192.0.2.11 --port any --mode ipip --protocol udp --hash source --slots 1009 \
+    let args = "service add mail --vip 192.0.2.11 --port any --mode ipip --protocol udp --scheduler source --slots 1009 \
+                --idle 2m --settle-after 5m --hold forever --on-down drop --slow-start 30s \
                 --backend 10.0.0.7,weight=2 --backend [2001:db8::8]:25,name=eight --health-interval 500ms --health-fall 5";
     let ran = daemon.weir(&args.split_whitespace().collect::<Vec<_>>());
     let out = "service \"mail\" added\n0 of 1,009 slots moved (0.0 %); new flows go to 0 of 1 backend\n";
     let err = "weir: warning: no backend is up yet\n";
     assert_eq!(ran, Ran { code: 0, out: out.to_owned(), err: err.to_owned() });
     let expected = json!({
-        "name": "mail", "vip": "192.0.2.11", "port": "any", "protocol": "udp", "mode": "ipip", "hash": "source",
-        "slots": 1009, "health": { "interval": "500ms", "rise": 2, "fall": 5, "jitter": 10 },
+        "name": "mail", "vip": "192.0.2.11", "port": "any", "protocol": "udp", "mode": "ipip",
+        "scheduler": "source", "slots": 1009, "idle": "2m", "settle_after": "5m", "hold": "forever", "on_down": "drop",
+        "slow_start": "30s", "health": { "interval": "500ms", "rise": 2, "fall": 5, "jitter": 10 },
         "backend": [
             { "address": "10.0.0.7", "weight": 2, "draining": false },
             { "name": "eight", "address": "2001:db8::8", "port": 25, "weight": 1, "draining": false },
@@ -158,7 +178,7 @@ fn what_was_not_said_is_left_to_the_daemon() {
         serde_json::from_str::<Value>(daemon.calls().last().unwrap()).unwrap()
     };
     let mut expected = json!({
-        "name": "mail", "vip": "192.0.2.11", "port": 25, "protocol": "tcp", "mode": "l2", "hash": "flow",
+        "name": "mail", "vip": "192.0.2.11", "port": 25, "protocol": "tcp", "mode": "l2", "scheduler": "maglev",
     });
     assert_eq!(added(&[]), expected);
     expected["health"] = json!("none");
@@ -184,7 +204,8 @@ fn a_service_is_added_from_a_file() {
     failed(
         &format!("{service}colour = 3\n"),
         ":7: unknown field `colour`, expected one of `name`, `vip`, `port`, \
-         `protocol`, `mode`, `hash`, `slots`, `health`, `backend`",
+         `protocol`, `mode`, `scheduler`, `slots`, `idle`, `settle_after`, `hold`, `on_down`, `slow_start`, `health`, \
+         `backend`",
     );
     failed("[[service]", ":1: unclosed array table, expected `]`");
     fs::remove_file(&path).unwrap();
@@ -268,6 +289,10 @@ fn wrong_usage_exits_with_2() {
         ("service add a --vip 192.0.2.1 --port 1 --mode l2 --no-health --health-rise 2", "cannot be used with"),
         ("backend add web 10.0.0.300", "such as 10.0.0.7, 10.0.0.7:8080 or [2001:db8::7]:8080"),
         ("backend add web 10.0.0.3:0", "such as 10.0.0.7, 10.0.0.7:8080 or [2001:db8::7]:8080"),
+        ("service add a --vip 192.0.2.1 --port 1 --mode l2 --scheduler flow", "possible values: maglev, source"),
+        ("service add a --vip 192.0.2.1 --port 1 --mode l2 --on-down keep", "[possible values: reset, reroute, drop]"),
+        ("service add --file x --hold 1s", "cannot be used with"),
+        ("backend drain web a --deadline 10", "expected a duration such as 90s, 10m or 8h"),
         ("backend weight web a -1", "unexpected argument '-1'"),
         ("backend weight web a 70000", "70000 is not in 0..=65535"),
         ("stats --watch 0", "expected seconds, 0.1 to 86400"),

@@ -4,5 +4,6 @@
 
 mod api;
 mod cli;
+mod drain;
 mod metrics;
 mod support;

@@ -1,6 +1,7 @@
 //! A server on a socket of its own, with a controller that answers from a fixed scene and remembers what it was asked.
 
 use std::{
+    collections::VecDeque,
     ffi::OsString,
     future::Future,
     io::{self, Write},
@@ -17,13 +18,13 @@ use weir::{
         control::{Control, ControlError},
         server::Server,
         types::{
-            Backend, BackendCounts, BackendState, BackendStats, Change, Detached, Interface, LastChange, NextHop,
-            ReasonCount, Service, ServiceStats, Stats, Status, TableUse, Traffic,
+            Backend, BackendCounts, BackendFlows, BackendState, BackendStats, Change, Detached, Interface, LastChange,
+            NextHop, ReasonCount, Service, ServiceStats, Stats, Status, TableUse, Traffic,
         },
     },
     cli::{self, Screen},
     config::raw,
-    spec::{HashInput, Mode, Protocol, XdpMode},
+    spec::{Mode, OnDown, Protocol, Scheduler, XdpMode},
 };
 
 /// Seconds since 1970 at which the scene plays: 2027-01-15T08:00:00Z.
@@ -36,9 +37,36 @@ pub struct Fake {
     pub calls: Mutex<Vec<String>>,
     /// How often the counters were read: they grow each time.
     reads: Mutex<u64>,
+    /// What becomes of the draining backend: one of these each time that its service is asked for, the last one for ever.
+    pub drains: Mutex<VecDeque<Draining>>,
+}
+
+/// What is found of a draining backend.
+#[derive(Clone, Copy)]
+pub enum Draining {
+    /// These flows are left.
+    Left(BackendFlows),
+    /// It takes new flows again.
+    Up,
+    /// It is not there any more.
+    Gone,
+    /// Its whole service is not there any more.
+    ServiceGone,
+    /// The daemon can't tell.
+    Failing,
 }
 
 impl Fake {
+    /// What is to become of the draining backend.
+    pub fn drains(&self, states: &[Draining]) {
+        *self.drains.lock().unwrap() = states.iter().copied().collect();
+    }
+
+    fn drained(&self) -> Option<Draining> {
+        let mut drains = self.drains.lock().unwrap();
+        if drains.len() > 1 { drains.pop_front() } else { drains.front().copied() }
+    }
+
     fn find(name: &str) -> Result<Service, ControlError> {
         if name == "broken" {
             return Err(ControlError::Dataplane("writing the slots: Cannot allocate memory (os error 12)".to_owned()));
@@ -102,7 +130,16 @@ impl Control for Fake {
     }
 
     async fn service(&self, name: &str) -> Result<Service, ControlError> {
-        Self::find(name)
+        let mut service = Self::find(name)?;
+        match self.drained() {
+            None => {}
+            Some(Draining::Left(flows)) => service.backends[1].flows = flows,
+            Some(Draining::Up) => service.backends[1].state = BackendState::Up,
+            Some(Draining::Gone) => drop(service.backends.remove(1)),
+            Some(Draining::ServiceGone) => return Err(ControlError::no_service(name)),
+            Some(Draining::Failing) => return Err(ControlError::Dataplane("can't read the counters".to_owned())),
+        }
+        Ok(service)
     }
 
     async fn add_service(&self, service: raw::Service) -> Result<Change, ControlError> {
@@ -129,8 +166,9 @@ impl Control for Fake {
         self.change(service, None, format!("{} added to {service}", serde_json::to_string(&backend).unwrap()))
     }
 
-    async fn remove_backend(&self, service: &str, backend: &str) -> Result<Change, ControlError> {
-        self.change(service, Some(backend), format!("{backend} of {service} removed"))
+    async fn remove_backend(&self, service: &str, backend: &str, now: bool) -> Result<Change, ControlError> {
+        let when = if now { " at once" } else { "" };
+        self.change(service, Some(backend), format!("{backend} of {service} removed{when}"))
     }
 
     async fn set_weight(&self, service: &str, backend: &str, weight: u16) -> Result<Change, ControlError> {
@@ -140,8 +178,9 @@ impl Control for Fake {
         self.change(service, Some(backend), format!("{backend} of {service} has weight {weight}"))
     }
 
-    async fn drain(&self, service: &str, backend: &str) -> Result<Change, ControlError> {
-        self.change(service, Some(backend), format!("{backend} of {service} drained"))
+    async fn drain(&self, service: &str, backend: &str, deadline: Option<Duration>) -> Result<Change, ControlError> {
+        let when = deadline.map_or_else(String::new, |deadline| format!(" within {deadline:?}"));
+        self.change(service, Some(backend), format!("{backend} of {service} drained{when}"))
     }
 
     async fn undrain(&self, service: &str, backend: &str) -> Result<Change, ControlError> {
@@ -207,6 +246,7 @@ pub fn scene() -> Vec<Service> {
         },
         slots,
         share_percent: 100.0 * f64::from(slots) / 65_537.0,
+        flows: BackendFlows { tracked: 0, oldest_ms: None, settled: slots == 0 },
         traffic: Traffic::default(),
     };
     let mut backends = vec![
@@ -215,6 +255,7 @@ pub fn scene() -> Vec<Service> {
         backend("ten/9 é", 3, BackendState::Down, "connection refused", 0),
     ];
     backends[0].traffic = Traffic { packets: 1_500_000, bytes: 2_000_000_000, connections: 1234, ..Traffic::default() };
+    backends[1].flows = BackendFlows { tracked: 312, oldest_ms: Some(7_200_000), settled: false };
     backends[2].next_hop = NextHop::Unresolved { why: "no route".to_owned() };
     vec![
         Service {
@@ -223,8 +264,13 @@ pub fn scene() -> Vec<Service> {
             port: 443,
             protocol: Protocol::Tcp,
             mode: Mode::Ipip,
-            hash: HashInput::Flow,
+            scheduler: Scheduler::LeastConnections,
             slots: 65_537,
+            idle_ms: 86_400_000,
+            settle_after_ms: 90_500,
+            hold_ms: Some(10_000),
+            on_down: OnDown::Reset,
+            slow_start_ms: 0,
             checked: true,
             traffic: Traffic { packets: 1_500_000, bytes: 2_000_000_000, connections: 1234, ..Traffic::default() },
             backends,
@@ -235,8 +281,13 @@ pub fn scene() -> Vec<Service> {
             port: 0,
             protocol: Protocol::Udp,
             mode: Mode::Nat,
-            hash: HashInput::Source,
+            scheduler: Scheduler::Source,
             slots: 21,
+            idle_ms: 60_000,
+            settle_after_ms: 60_000,
+            hold_ms: None,
+            on_down: OnDown::Reroute,
+            slow_start_ms: 30_000,
             checked: false,
             traffic: Traffic { packets: 7, bytes: 700, connections: 0, reply_packets: 6, reply_bytes: 5_400 },
             backends: Vec::new(),

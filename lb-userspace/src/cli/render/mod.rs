@@ -12,7 +12,7 @@ pub use stats::{View, stats};
 pub use status::status;
 
 use super::{Screen, format};
-use crate::api::types::{Change, Detached, unix_ms};
+use crate::api::types::{BackendFlows, Change, Detached, unix_ms};
 
 /// What a change did, in two lines.
 pub fn change(change: &Change, _: Screen) -> String {
@@ -25,10 +25,25 @@ pub fn change(change: &Change, _: Screen) -> String {
             format::exact((*slots_moved).into()),
             format::exact((*slots).into()),
             format::percent(format::share((*slots_moved).into(), (*slots).into())),
-            format::several(*backends as usize, "backend"),
+            format::several((*backends).into(), "backend"),
         )
     };
     format!("{summary}\n{moved}")
+}
+
+/// What is left of a draining backend's flows, in one line: `312 flows left, oldest 2h`.
+pub fn flows_left(flows: &BackendFlows) -> String {
+    let BackendFlows { tracked, oldest_ms, settled } = *flows;
+    let at_least = if settled { "" } else { "at least " };
+    match (tracked, oldest_ms) {
+        (0, _) if settled => "no flows left".to_owned(),
+        (0, _) => "no flow seen, silent ones may be left".to_owned(),
+        (_, None) => format!("{at_least}{} left", format::several(tracked, "flow")),
+        (_, Some(age)) => {
+            let age = format::duration(Duration::from_millis(age));
+            format!("{at_least}{} left, oldest {age}", format::several(tracked, "flow"))
+        }
+    }
 }
 
 /// Where the program was.

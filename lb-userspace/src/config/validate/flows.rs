@@ -48,7 +48,7 @@ pub fn scheduler(service: &raw::Service) -> Result<Scheduler, String> {
 pub fn validate(service: &raw::Service, path: &Path, problems: &mut Problems) -> Checked<Flows> {
     let (default_idle, default_on_down) = match service.protocol {
         Protocol::Tcp => (Duration::from_hours(24), OnDown::Reset),
-        Protocol::Udp => (Duration::from_secs(60), OnDown::Reroute),
+        Protocol::Udp => (Duration::from_mins(1), OnDown::Reroute),
     };
     let idle = service.idle.as_deref().map_or(Ok(default_idle), memory);
     let idle = problems.field(path, "idle", idle);

@@ -144,11 +144,11 @@ async fn a_restart_changes_nothing_and_knows_what_was_known() {
 async fn commands_are_in_the_kernel_when_they_answer_and_outlive_the_daemon() {
     let daemon = Daemon::new(&service("web", 80, "l2", &[1, 2, 3, 4]));
     let before = daemon.spread(80);
-    let change = daemon.handle().drain("web", "b2").await.unwrap();
+    let change = daemon.handle().drain("web", "b2", None).await.unwrap();
     assert_eq!(daemon.takers(80), [1, 3, 4]);
     assert!(usize::try_from(change.slots_moved).unwrap() >= before[&2], "{change:?}");
     assert_eq!((change.slots, change.backends_taking, change.backends), (4093, 3, 4));
-    assert_eq!(daemon.handle().drain("web", "b2").await.unwrap().slots_moved, 0);
+    assert_eq!(daemon.handle().drain("web", "b2", None).await.unwrap().slots_moved, 0);
     assert_eq!(daemon.standing("web", 2).await.0, BackendState::Draining);
 
     daemon.handle().set_weight("web", "b1", 8).await.unwrap();
@@ -162,7 +162,7 @@ async fn commands_are_in_the_kernel_when_they_answer_and_outlive_the_daemon() {
         drain_until: None,
     };
     daemon.handle().add_backend("web", added).await.unwrap();
-    daemon.handle().remove_backend("web", "b3").await.unwrap();
+    daemon.handle().remove_backend("web", "b3", false).await.unwrap();
     assert_eq!(daemon.takers(80), [1, 4, 9]);
 
     let (tables, writes) = (daemon.tables(), daemon.writes());
@@ -191,7 +191,7 @@ async fn services_come_and_go() {
 #[tokio::test(start_paused = true)]
 async fn a_command_that_fails_changes_nothing() {
     let daemon = Daemon::new(&service("web", 80, "l2", &[1, 2, 3]));
-    daemon.handle().drain("web", "b3").await.unwrap();
+    daemon.handle().drain("web", "b3", None).await.unwrap();
     let state = daemon.directory.path().join("state/state.toml");
     let (tables, saved) = (daemon.tables(), fs::read(&state).unwrap());
     let services = daemon.handle().services().await.unwrap();
@@ -200,13 +200,13 @@ async fn a_command_that_fails_changes_nothing() {
     let writes_of_a_removal = 2;
     for fails_after in 0..writes_of_a_removal {
         daemon.kernel.kernel().fail_after = Some(fails_after);
-        let failed = daemon.handle().remove_backend("web", "b1").await;
+        let failed = daemon.handle().remove_backend("web", "b1", false).await;
         assert_eq!(failed, Err(ControlError::Dataplane("the map is out of order".to_owned())), "{fails_after}");
         assert_eq!(daemon.tables(), tables);
         assert_eq!(fs::read(&state).unwrap(), saved);
         assert_eq!(daemon.handle().services().await.unwrap(), services);
     }
-    daemon.handle().remove_backend("web", "b1").await.unwrap();
+    daemon.handle().remove_backend("web", "b1", false).await.unwrap();
     assert_eq!(daemon.takers(80), [2]);
 }
 
@@ -215,7 +215,7 @@ async fn a_change_that_can_not_be_saved_is_not_made() {
     let daemon = Daemon::new(&service("web", 80, "l2", &[1, 2]));
     fs::write(daemon.directory.path().join("state"), "in the way").unwrap();
     let tables = daemon.tables();
-    let failed = daemon.handle().drain("web", "b1").await.unwrap_err().to_string();
+    let failed = daemon.handle().drain("web", "b1", None).await.unwrap_err().to_string();
     assert!(failed.contains("can't save the change in"), "{failed}");
     assert_eq!(daemon.tables(), tables);
 }
