@@ -11,11 +11,15 @@
 //! ```
 //!
 //! - [`retarget`]: the fill, or a backend that is gone, changes a slot. At once.
-//! - [`settled`]: once a slot has been away from its base for the service's settling time, and every old flow that spoke
-//!   could be learnt, `base` follows `current`: whoever spoke in that time has an entry.
+//! - [`settled`]: once a slot has been away from its base for the service's settling time, and every flow
+//!   that needed an entry in that time got one (no [`FlowEvent::NotLearnt`] and no [`FlowEvent::NotOpened`]), `base`
+//!   follows `current`: whoever spoke in that time has an entry.
 //! - [`end_of`]: what a sweep of the flow table deletes.
 //! - [`untracked`]: a slot whose `current` is its `base` gets no entries that deviate; when a sweep has seen none of any
 //!   kind there, looking is over.
+//!
+//! [`FlowEvent::NotLearnt`]: crate::tracking::FlowEvent::NotLearnt
+//! [`FlowEvent::NotOpened`]: crate::tracking::FlowEvent::NotOpened
 
 use crate::abi::{FlowEntry, NO_BACKEND, SlotWord, flow_flags};
 

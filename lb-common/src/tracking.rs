@@ -146,6 +146,17 @@ pub fn closed_from_behind<F: Flow>(flow: &F, told: u8) {
     }
 }
 
+/// Takes an entry out of use that nobody needs, if its word still is `judged`. Whether it did: then it is the caller's to
+/// delete. An entry that was buried before, and not deleted, is found to be so.
+#[inline(always)]
+pub fn bury<E: Entry>(entry: &E, judged: FlowWord) -> bool {
+    if judged.is_buried() {
+        // The flow may have been deleted and opened anew since.
+        return entry.word() == judged;
+    }
+    entry.replace(judged, judged.with(flow_flags::BURIED))
+}
+
 /// A flow that has an entry.
 #[inline(always)]
 fn known<F: Flow>(
@@ -159,11 +170,11 @@ fn known<F: Flow>(
     let now = flow.now();
     let gone = flow.is_gone(word.backend());
     if segment.opens && (word.is_closed() || gone) || gone && policy.reroute {
-        return reopen(flow, entry, word, slot, policy);
+        return reopen(flow, entry, word, slot, policy, segment);
     }
     // Who hears that the backend is gone will not speak again: the entry can go soon.
     let flags = if gone { segment.flags | flow_flags::RESET } else { segment.flags };
-    let heard = heard(word, flags, now);
+    let heard = heard(word, Segment { flags, ..segment }, now);
     if heard != word {
         if entry.replace(word, heard) {
             count_change(flow, word, heard);
@@ -203,35 +214,56 @@ fn unknown<F: Flow>(flow: &F, slot: SlotWord, policy: Policy, segment: Segment) 
     Owner::Backend(base)
 }
 
+/// Attempts to replace an entry that other CPUs change meanwhile.
+const ATTEMPTS: u32 = 3;
+
 /// A new flow in the place of an old one with the same 5-tuple.
 #[inline(always)]
-fn reopen<F: Flow>(flow: &F, entry: &F::Entry, old: FlowWord, slot: SlotWord, policy: Policy) -> Owner {
+fn reopen<F: Flow>(
+    flow: &F,
+    entry: &F::Entry,
+    old: FlowWord,
+    slot: SlotWord,
+    policy: Policy,
+    segment: Segment,
+) -> Owner {
     let chosen = flow.choose();
     if chosen == NO_BACKEND {
         return Owner::Backend(NO_BACKEND);
     }
-    if chosen == slot.base() && !policy.track_every_flow {
-        flow.remove();
-        if !old.is_closed() {
-            flow.count_live(old.backend(), false);
-        }
-        return Owner::Backend(chosen);
-    }
+    let unneeded = chosen == slot.base() && !policy.track_every_flow;
     let now = flow.now();
-    let new = FlowWord::new(chosen, 0, now);
-    if !entry.replace(old, new) {
-        // Buried under our hands, and nothing can be entered until it is deleted; or another CPU was faster with a packet
-        // of the same flow, which then has the say.
-        let word = entry.word();
-        return if word.is_buried() { no_room(flow, slot) } else { Owner::Backend(word.backend()) };
+    let mut old = old;
+    for _ in 0..ATTEMPTS {
+        // Buried before it is removed, so that nobody enters another flow in between.
+        let new = if unneeded { old.with(flow_flags::BURIED) } else { FlowWord::new(chosen, segment.flags, now) };
+        if entry.replace(old, new) {
+            if !old.is_closed() {
+                flow.count_live(old.backend(), false);
+            }
+            if unneeded {
+                flow.remove();
+                return Owner::Backend(chosen);
+            }
+            entry.set_opened(now);
+            if !new.is_closed() {
+                flow.count_live(chosen, true);
+            }
+            flow.count_event(FlowEvent::Opened);
+            return Owner::Backend(chosen);
+        }
+        old = entry.word();
+        if old.is_buried() {
+            // Nothing can be entered until it is deleted.
+            return no_room(flow, slot);
+        }
+        if !old.is_closed() && !flow.is_gone(old.backend()) {
+            // Another CPU was faster with a packet of the same flow, which then has the say.
+            return Owner::Backend(old.backend());
+        }
+        // A straggler of the old flow.
     }
-    entry.set_opened(now);
-    if !old.is_closed() {
-        flow.count_live(old.backend(), false);
-    }
-    flow.count_live(chosen, true);
-    flow.count_event(FlowEvent::Opened);
-    Owner::Backend(chosen)
+    Owner::Refused
 }
 
 /// A new flow that can't be entered: its packets will find no entry, so it has to be `base`'s.
@@ -250,10 +282,12 @@ fn enter<F: Flow>(flow: &F, word: FlowWord, now: u32) -> bool {
     entered
 }
 
-/// The word after a packet with these flags. A packet that follows an RST shows that nobody believed it.
+/// The word after this packet. One that follows an RST shows that nobody believed it. A SYN may open a new flow at a backend
+/// that has closed the old one: what it sent then says nothing of the new one.
 #[inline(always)]
-const fn heard(word: FlowWord, flags: u8, now: u32) -> FlowWord {
-    FlowWord::new(word.backend(), word.flags() & !flow_flags::RESET | flags, now)
+const fn heard(word: FlowWord, segment: Segment, now: u32) -> FlowWord {
+    let outdated = if segment.opens { flow_flags::RESET | flow_flags::FIN_BACK } else { flow_flags::RESET };
+    FlowWord::new(word.backend(), word.flags() & !outdated | segment.flags, now)
 }
 
 /// Keeps the count of live entries in step with a flow that closes, or lives on after all.

@@ -8,9 +8,9 @@ use aya_ebpf::{
     maps::{Array, HashMap},
 };
 use lb_common::{
-    abi::{BURIALS, BurialV4, BurialV6, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, explained, flow_flags},
+    abi::{BURIALS, BurialV4, BurialV6, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, explained},
     frame::Frame,
-    tracking::Entry,
+    tracking::{self, Entry},
 };
 
 use crate::{
@@ -124,8 +124,7 @@ pub fn bury<F: Frame>(frame: &F, ipv6: bool) -> u32 {
 fn bury_one<K: Copy>(map: &HashMap<K, FlowEntry>, key: K, judged: [u8; 8]) -> bool {
     let judged = FlowWord(u64::from_ne_bytes(judged));
     let Some(entry) = map.get_ptr_mut(key).map(KernelEntry) else { return false };
-    // An entry that was buried and not deleted is one whose burial was cut short: nobody else changes it.
-    if !judged.is_buried() && !entry.replace(judged, judged.with(flow_flags::BURIED)) {
+    if !tracking::bury(&entry, judged) {
         return false;
     }
     if !judged.is_closed() && !judged.is_buried() {
