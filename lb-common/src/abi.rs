@@ -408,8 +408,8 @@ pub struct FlowEntry {
     pub word: FlowWord,
     /// When the flow was opened or, where that was not seen, learnt: seconds of the monotonic clock.
     pub opened: u32,
-    /// Always 0.
-    pub pad: u32,
+    /// Hash of the flow, by which a packet finds that the entry is another flow's by now.
+    pub tag: u32,
 }
 
 /// A judged entry of an IPv4 flow, on its way to `weir_bury`: deleted if its word is still this one.

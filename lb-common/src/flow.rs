@@ -20,6 +20,12 @@ impl<'a, I: Ip, T: Tables> Flow for PacketFlow<'a, I, T> {
     type Entry = T::Entry<'a>;
 
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "half of the hash tells flows apart well enough")]
+    fn tag(&self) -> u32 {
+        I::flow_hash(self.tables.seed(), self.key) as u32
+    }
+
+    #[inline(always)]
     fn now(&self) -> u32 {
         self.tables.now()
     }

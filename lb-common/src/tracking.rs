@@ -31,6 +31,8 @@ pub trait Flow {
     /// Its entry.
     type Entry: Entry;
 
+    /// What tells this flow from others: a hash.
+    fn tag(&self) -> u32;
     /// Now, in seconds of the monotonic clock.
     fn now(&self) -> u32;
     /// Whether the flows of this backend count as gone. A backend that does not exist is gone.
@@ -53,6 +55,8 @@ pub trait Flow {
 pub trait Entry {
     /// Its word, now.
     fn word(&self) -> FlowWord;
+    /// The tag of the flow that it is of, now.
+    fn tag(&self) -> u32;
     /// Replaces the word if it still is `old`. Whether it was.
     fn replace(&self, old: FlowWord, new: FlowWord) -> bool;
     /// Sets when the flow was opened.
@@ -121,17 +125,29 @@ impl FlowEvent {
     }
 }
 
+/// Looks at an entry that other CPUs change meanwhile.
+const ATTEMPTS: u32 = 3;
+
 /// Whose a packet of the tracked slot `slot` is; see the [module](self) for the rules.
 #[inline(always)]
 pub fn owner<F: Flow>(flow: &F, slot: SlotWord, policy: Policy, segment: Segment) -> Owner {
     flow.count_event(FlowEvent::LookedUp);
-    if let Some(entry) = flow.find() {
+    for _ in 0..ATTEMPTS {
+        let Some(entry) = flow.find() else { return unknown(flow, slot, policy, segment) };
         let word = entry.word();
-        if !word.is_buried() {
-            return known(flow, &entry, word, slot, policy, segment);
+        // A table gives the place of a deleted entry to another flow at once, even while somebody looks at it.
+        if entry.tag() != flow.tag() {
+            continue;
+        }
+        if word.is_buried() {
+            return unknown(flow, slot, policy, segment);
+        }
+        if let Some(owner) = known(flow, &entry, word, slot, policy, segment) {
+            return owner;
         }
     }
-    unknown(flow, slot, policy, segment)
+    // Its sender sends it again, when whoever fights over the entry is done.
+    Owner::Refused
 }
 
 /// Takes in that the backend has closed or reset the flow, if that has an entry: `told` is one of [`flow_flags`]. When its
@@ -141,7 +157,7 @@ pub fn closed_from_behind<F: Flow>(flow: &F, told: u8) {
     let Some(entry) = flow.find() else { return };
     let word = entry.word();
     let closed = word.with(told);
-    if !word.is_buried() && closed != word && entry.replace(word, closed) {
+    if entry.tag() == flow.tag() && !word.is_buried() && closed != word && entry.replace(word, closed) {
         count_change(flow, word, closed);
     }
 }
@@ -157,7 +173,7 @@ pub fn bury<E: Entry>(entry: &E, judged: FlowWord) -> bool {
     entry.replace(judged, judged.with(flow_flags::BURIED))
 }
 
-/// A flow that has an entry.
+/// A flow that has an entry; `None` if that has changed since it held `word`.
 #[inline(always)]
 fn known<F: Flow>(
     flow: &F,
@@ -166,23 +182,21 @@ fn known<F: Flow>(
     slot: SlotWord,
     policy: Policy,
     segment: Segment,
-) -> Owner {
-    let now = flow.now();
+) -> Option<Owner> {
     let gone = flow.is_gone(word.backend());
     if segment.opens && (word.is_closed() || gone) || gone && policy.reroute {
         return reopen(flow, entry, word, slot, policy, segment);
     }
     // Who hears that the backend is gone will not speak again: the entry can go soon.
     let flags = if gone { segment.flags | flow_flags::RESET } else { segment.flags };
-    let heard = heard(word, Segment { flags, ..segment }, now);
+    let heard = heard(word, Segment { flags, ..segment }, flow.now());
     if heard != word {
-        if entry.replace(word, heard) {
-            count_change(flow, word, heard);
-        } else if entry.word().is_buried() {
-            return unknown(flow, slot, policy, segment);
+        if !entry.replace(word, heard) {
+            return None;
         }
+        count_change(flow, word, heard);
     }
-    if gone { Owner::Gone } else { Owner::Backend(word.backend()) }
+    Some(if gone { Owner::Gone } else { Owner::Backend(word.backend()) })
 }
 
 /// A flow that has no entry, or one that is as good as none.
@@ -214,10 +228,7 @@ fn unknown<F: Flow>(flow: &F, slot: SlotWord, policy: Policy, segment: Segment) 
     Owner::Backend(base)
 }
 
-/// Attempts to replace an entry that other CPUs change meanwhile.
-const ATTEMPTS: u32 = 3;
-
-/// A new flow in the place of an old one with the same 5-tuple.
+/// A new flow in the place of an old one with the same 5-tuple; `None` if the entry has changed since it held `old`.
 #[inline(always)]
 fn reopen<F: Flow>(
     flow: &F,
@@ -226,44 +237,31 @@ fn reopen<F: Flow>(
     slot: SlotWord,
     policy: Policy,
     segment: Segment,
-) -> Owner {
+) -> Option<Owner> {
     let chosen = flow.choose();
     if chosen == NO_BACKEND {
-        return Owner::Backend(NO_BACKEND);
+        return Some(Owner::Backend(NO_BACKEND));
     }
-    let unneeded = chosen == slot.base() && !policy.track_every_flow;
     let now = flow.now();
-    let mut old = old;
-    for _ in 0..ATTEMPTS {
-        // Buried before it is removed, so that nobody enters another flow in between.
-        let new = if unneeded { old.with(flow_flags::BURIED) } else { FlowWord::new(chosen, segment.flags, now) };
-        if entry.replace(old, new) {
-            if !old.is_closed() {
-                flow.count_live(old.backend(), false);
-            }
-            if unneeded {
-                flow.remove();
-                return Owner::Backend(chosen);
-            }
-            entry.set_opened(now);
-            if !new.is_closed() {
-                flow.count_live(chosen, true);
-            }
-            flow.count_event(FlowEvent::Opened);
-            return Owner::Backend(chosen);
-        }
-        old = entry.word();
-        if old.is_buried() {
-            // Nothing can be entered until it is deleted.
-            return no_room(flow, slot);
-        }
-        if !old.is_closed() && !flow.is_gone(old.backend()) {
-            // Another CPU was faster with a packet of the same flow, which then has the say.
-            return Owner::Backend(old.backend());
-        }
-        // A straggler of the old flow.
+    let needed = chosen != slot.base() || policy.track_every_flow;
+    // Buried before it is removed, so that nobody enters another flow in between.
+    let new = if needed { FlowWord::new(chosen, segment.flags, now) } else { old.with(flow_flags::BURIED) };
+    if !entry.replace(old, new) {
+        return None;
     }
-    Owner::Refused
+    if !old.is_closed() {
+        flow.count_live(old.backend(), false);
+    }
+    if needed {
+        entry.set_opened(now);
+        if !new.is_closed() {
+            flow.count_live(chosen, true);
+        }
+        flow.count_event(FlowEvent::Opened);
+    } else {
+        flow.remove();
+    }
+    Some(Owner::Backend(chosen))
 }
 
 /// A new flow that can't be entered: its packets will find no entry, so it has to be `base`'s.
@@ -275,7 +273,7 @@ fn no_room<F: Flow>(flow: &F, slot: SlotWord) -> Owner {
 
 #[inline(always)]
 fn enter<F: Flow>(flow: &F, word: FlowWord, now: u32) -> bool {
-    let entered = flow.insert(&FlowEntry { word, opened: now, pad: 0 });
+    let entered = flow.insert(&FlowEntry { word, opened: now, tag: flow.tag() });
     if entered && !word.is_closed() {
         flow.count_live(word.backend(), true);
     }

@@ -54,6 +54,12 @@ impl Entry for KernelEntry {
     }
 
     #[inline(always)]
+    fn tag(&self) -> u32 {
+        // SAFETY: as above; an aligned load of one word.
+        unsafe { ptr::read_volatile(&raw const (*self.0).tag) }
+    }
+
+    #[inline(always)]
     fn replace(&self, old: FlowWord, new: FlowWord) -> bool {
         if explaining() {
             return true;

@@ -1,7 +1,7 @@
 //! The clients, and what they see of the balancer: the only judges of whether a flow has moved.
 
 use lb_common::{
-    abi::{NO_BACKEND, flow_flags},
+    abi::{FlowWord, NO_BACKEND, flow_flags},
     settling::{CLOSING_QUIET, OPENING_QUIET},
     tracking::{Owner, Policy, Segment, closed_from_behind, owner},
 };
@@ -56,12 +56,11 @@ impl Model {
             Phase::None if self.settings.tcp && what < 3 => _ = self.straggler(client),
             _ if state.in_flight && state.phase == Phase::None => {}
             Phase::None => self.open(client),
-            Phase::Opening if state.in_flight => {}
+            Phase::Opening | Phase::Lost if state.in_flight => {}
             Phase::Opening if what < 5 => self.open(client),
             Phase::Live if self.settings.tcp && !state.in_flight && what < 6 => self.act_on_connection(client, what),
             // It vanishes without a word.
             Phase::Live | Phase::HalfClosed if !state.in_flight && what == 6 => self.set_phase(client, Phase::None),
-            Phase::Lost if state.in_flight => {}
             _ => self.speak(client),
         }
     }
@@ -163,7 +162,7 @@ impl Model {
     fn forge(&self, client: usize) {
         let slot = self.slots[Self::slot_of(client)].get();
         let level = slot.current() == slot.base() && !self.settings.track_every_flow();
-        let closed = self.entry_of(client).map(|word| word.is_closed());
+        let closed = self.entry_of(client).map(FlowWord::is_closed);
         if !level && closed.is_none() || closed == Some(true) {
             return;
         }
@@ -212,7 +211,8 @@ impl Model {
     fn say(&self, client: usize, flags: u8) {
         let before = self.clients[client].get();
         let interrupts = self.interrupts.get();
-        let told_gone = before.phase == Phase::Lost && self.names(client, before.backend);
+        let told_gone =
+            before.phase == Phase::Lost && self.is_gone(before.backend) && self.names(client, before.backend);
         let owner = self.packet(client, Segment { opens: false, flags: flags | flow_flags::ESTABLISHED });
         self.note(|| format!("client {client} of {} speaks ({flags}): {owner:?}", before.backend));
         let now = self.clients[client].get();
@@ -237,7 +237,7 @@ impl Model {
     /// Whether what is known of the client's flow says that it is `backend`'s.
     fn names(&self, client: usize, backend: u32) -> bool {
         let slot = self.slots[Self::slot_of(client)].get();
-        let owner = self.entry_of(client).map_or(slot.base(), |word| word.backend());
+        let owner = self.entry_of(client).map_or(slot.base(), FlowWord::backend);
         slot.tracked() && owner == backend
     }
 

@@ -14,6 +14,7 @@ use super::{Broken, Model, Scheduler};
 pub struct Table {
     words: Vec<Cell<FlowWord>>,
     opened: Vec<Cell<u32>>,
+    tags: Vec<Cell<u32>>,
     places: Vec<Cell<Option<usize>>>,
     free: RefCell<Vec<usize>>,
 }
@@ -23,6 +24,7 @@ impl Table {
         Self {
             words: vec![Cell::new(FlowWord(0)); capacity],
             opened: vec![Cell::new(0); capacity],
+            tags: vec![Cell::new(u32::MAX); capacity],
             places: vec![Cell::new(None); clients],
             free: RefCell::new((0..capacity).collect()),
         }
@@ -39,7 +41,8 @@ impl Table {
 
     pub fn entry_of(&self, client: usize) -> Option<FlowEntry> {
         let place = self.places[client].get()?;
-        Some(FlowEntry { word: self.words[place].get(), opened: self.opened[place].get(), pad: 0 })
+        let (word, opened, tag) = (self.words[place].get(), self.opened[place].get(), self.tags[place].get());
+        Some(FlowEntry { word, opened, tag })
     }
 
     pub fn delete(&self, client: usize) {
@@ -55,6 +58,7 @@ impl Table {
         let Some(place) = self.free.borrow_mut().pop() else { return false };
         self.words[place].set(entry.word);
         self.opened[place].set(entry.opened);
+        self.tags[place].set(entry.tag);
         self.places[client].set(Some(place));
         true
     }
@@ -73,25 +77,25 @@ pub struct PacketFlow<'a> {
 }
 
 /// A reference to an element of the table.
-///
-/// Nobody interferes between the look-up and the first reading of the word, which are nanoseconds apart: an element that
-/// is deleted and another flow's by then can't be told from the right one, in a BPF hash or here.
 pub struct Element<'a> {
     model: &'a Model,
     place: usize,
-    is_read: Cell<bool>,
 }
 
 impl<'a> PacketFlow<'a> {
     /// The flow's element, with nobody interfering.
     pub fn element(&self) -> Option<Element<'a>> {
         let place = self.model.table.places[self.client].get()?;
-        Some(Element { model: self.model, place, is_read: Cell::new(false) })
+        Some(Element { model: self.model, place })
     }
 }
 
 impl<'a> Flow for PacketFlow<'a> {
     type Entry = Element<'a>;
+
+    fn tag(&self) -> u32 {
+        self.client as u32
+    }
 
     fn now(&self) -> u32 {
         self.model.now.get()
@@ -148,10 +152,13 @@ impl<'a> Flow for PacketFlow<'a> {
 
 impl Entry for Element<'_> {
     fn word(&self) -> FlowWord {
-        if self.is_read.replace(true) {
-            self.model.interrupt();
-        }
+        self.model.interrupt();
         self.model.table.words[self.place].get()
+    }
+
+    fn tag(&self) -> u32 {
+        self.model.interrupt();
+        self.model.table.tags[self.place].get()
     }
 
     fn replace(&self, old: FlowWord, new: FlowWord) -> bool {

@@ -127,6 +127,10 @@ impl Entry for HostEntry {
         lock(&self.0).word
     }
 
+    fn tag(&self) -> u32 {
+        lock(&self.0).tag
+    }
+
     fn replace(&self, old: FlowWord, new: FlowWord) -> bool {
         let mut entry = lock(&self.0);
         let is_old = entry.word == old;
