@@ -14,5 +14,6 @@ pub mod metrics;
 pub mod nexthop;
 #[cfg(feature = "object")]
 pub mod object;
+pub mod selftest;
 pub mod spec;
 pub mod tables;

@@ -51,7 +51,7 @@ pub(super) fn detach(pin: &Path) -> io::Result<()> {
 ///
 /// # Safety
 /// `attributes` must be what `command` reads of `union bpf_attr`, and what it points to must be valid.
-unsafe fn bpf<T>(command: c_uint, attributes: &T) -> io::Result<c_long> {
+pub(super) unsafe fn bpf<T>(command: c_uint, attributes: &T) -> io::Result<c_long> {
     let attributes: *const T = attributes;
     // SAFETY: the kernel reads as many bytes as it is told, which are all there; the caller answers for their meaning.
     let answer = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };

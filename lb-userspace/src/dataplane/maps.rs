@@ -5,11 +5,11 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use aya::{
     Ebpf,
     maps::{
-        Array, HashMap, IterableMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key,
+        Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key,
         xdp::DevMap,
     },
     util::nr_cpus,
@@ -52,6 +52,20 @@ pub(super) const NAMES: [&str; 23] = [
     "SERVICE_TRAFFIC",
     "BACKEND_TRAFFIC",
     "REASONS",
+];
+
+/// The maps that packets only read: what a program on trial shares with the one that forwards.
+pub(super) const TABLES: [&str; 10] = [
+    "SERVICES_V4",
+    "SERVICES_V6",
+    "SLOTS",
+    "BACKENDS",
+    "REVERSE_V4",
+    "REVERSE_V6",
+    "ROUTES_V4",
+    "ROUTES_V6",
+    "EGRESSES",
+    "DEVICES",
 ];
 
 /// Entries of the maps whose sizes are configured.
@@ -134,20 +148,6 @@ impl Maps {
             backend_traffic: take(ebpf, "BACKEND_TRAFFIC")?,
             reasons: take(ebpf, "REASONS")?,
         })
-    }
-
-    /// Checks that adopted maps have the sizes that `capacity` asks for.
-    pub(super) fn check_capacity(&self, capacity: &Capacity) -> anyhow::Result<()> {
-        let found = [
-            ("services", self.services.v4.map().info()?.max_entries(), capacity.services),
-            ("backends", self.backends.len(), capacity.backend_ids),
-            ("slots", self.slots.len(), capacity.slots),
-            ("routes", self.routes_v4.map().info()?.max_entries(), route_entries(capacity)),
-        ];
-        for (what, found, wanted) in found {
-            ensure!(found == wanted, "{what}: room for {found} pinned, for {wanted} configured");
-        }
-        Ok(())
     }
 
     pub(super) fn set_settings(&mut self, settings: Settings) -> anyhow::Result<()> {

@@ -5,8 +5,12 @@ mod link;
 mod mapped;
 mod maps;
 mod pins;
+mod settings;
 
-use std::{net::IpAddr, path::Path};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, bail, ensure};
 use aya::{
@@ -30,6 +34,39 @@ use crate::{
 /// Name of the balancer's program in the object.
 const PROGRAM: &str = "weir";
 
+/// Entries at most of what a program on trial has of its own: enough for the packets that it is tried with.
+const TRIAL_ENTRIES: u32 = 4096;
+
+/// Where the maps of a loaded program are.
+#[derive(Clone, Copy)]
+enum Residence<'a> {
+    /// Pinned: those that are there are taken up.
+    Pinned(&'a Pins),
+    /// The tables are those that are pinned; what packets change is the program's own.
+    Trial(&'a Pins),
+    /// The program's own, gone with it.
+    Unpinned,
+}
+
+impl Residence<'_> {
+    /// Where the map `name` is pinned, if it is.
+    fn pin(self, name: &str) -> Option<PathBuf> {
+        match self {
+            Self::Pinned(pins) => Some(pins.map(name)),
+            Self::Trial(pins) => maps::TABLES.contains(&name).then(|| pins.map(name)),
+            Self::Unpinned => None,
+        }
+    }
+
+    /// Entries of the map `name` where `configured` is what it is to have.
+    fn entries(self, name: &str, configured: u32) -> u32 {
+        match self {
+            Self::Trial(_) if !maps::TABLES.contains(&name) => configured.min(TRIAL_ENTRIES),
+            _ => configured,
+        }
+    }
+}
+
 /// The loaded program and its maps.
 pub struct Kernel {
     // Keeps the program alive.
@@ -38,7 +75,7 @@ pub struct Kernel {
     pins: Option<Pins>,
     // Keeps other daemons from the pins.
     _lock: Option<Lock>,
-    seed: [u64; 2],
+    settings: Settings,
     /// How [`attach`](Self::attach) was asked to; `None` while nothing is to be attached.
     mode: Option<XdpMode>,
     attachments: Vec<Attachment>,
@@ -55,7 +92,7 @@ impl Kernel {
     pub fn open(object: &[u8], node: &Node, pins: Pins) -> anyhow::Result<Self> {
         let lock = pins.lock()?;
         let adopted = if let Some(pinned) = pins.settings()? {
-            Some(check_settings(&pinned, node, &pins)?)
+            Some(check_settings(&pinned, node)?)
         } else {
             pins.remove_unfinished()?;
             None
@@ -77,15 +114,12 @@ impl Kernel {
         pins: &Pins,
         adopted: bool,
     ) -> anyhow::Result<Self> {
-        pins.make_directories()?;
-        let mut kernel = Self::load(object, settings, capacity, Some(pins))?;
         if adopted {
-            kernel.maps.check_capacity(capacity).context(
-                "the pinned tables have other sizes than [node.tables]; they can only change after `weir detach`, \
-                 which stops forwarding",
-            )?;
-            kernel.adopted = true;
+            pins.check_sizes(capacity)?;
         }
+        pins.make_directories()?;
+        let mut kernel = Self::load(object, settings, capacity, Residence::Pinned(pins))?;
+        kernel.adopted = adopted;
         // Last: pins without settings are those of a start that did not finish.
         kernel.maps.set_settings(settings)?;
         Ok(kernel)
@@ -96,19 +130,35 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses the maps or the program.
     pub fn open_unpinned(object: &[u8], settings: Settings, capacity: &Capacity) -> anyhow::Result<Self> {
-        Self::load(object, settings, capacity, None)
+        Self::load(object, settings, capacity, Residence::Unpinned)
     }
 
-    fn load(object: &[u8], settings: Settings, capacity: &Capacity, pins: Option<&Pins>) -> anyhow::Result<Self> {
+    /// Loads `object` over the tables that a daemon has pinned under `pins`, to be tried by [`test_run`](Self::test_run):
+    /// what packets change is this program's own, so that nothing pinned and nothing that real traffic sees changes. The
+    /// daemon may run.
+    ///
+    /// # Errors
+    /// There are no pinned tables; they have another layout, other sizes or another hash seed than asked for; or the
+    /// kernel refuses the program.
+    pub fn open_trial(object: &[u8], node: &Node, pins: &Pins) -> anyhow::Result<Self> {
+        let path = pins.directory().display();
+        let pinned = pins.settings()?.with_context(|| format!("{path} holds no tables to take over"))?;
+        let settings = check_settings(&pinned, node)?;
+        let capacity = Capacity::of(&node.tables);
+        pins.check_sizes(&capacity)?;
+        Self::load(object, settings, &capacity, Residence::Trial(pins))
+    }
+
+    fn load(object: &[u8], settings: Settings, capacity: &Capacity, residence: Residence<'_>) -> anyhow::Result<Self> {
         let wire = Wire(settings);
         let mut loader = EbpfLoader::new();
         loader.override_global("LOADED_SETTINGS", &wire, true);
         for (name, entries) in maps::sizes(capacity) {
-            loader.map_max_entries(name, entries);
+            loader.map_max_entries(name, residence.entries(name, entries));
         }
-        if let Some(pins) = pins {
-            for name in maps::NAMES {
-                loader.map_pin_path(name, pins.map(name));
+        for name in maps::NAMES {
+            if let Some(pin) = residence.pin(name) {
+                loader.map_pin_path(name, pin);
             }
         }
         let mut ebpf = loader.load(object).map_err(explain_load)?;
@@ -119,11 +169,17 @@ impl Kernel {
             maps,
             pins: None,
             _lock: None,
-            seed: settings.seed,
+            settings,
             mode: None,
             attachments: Vec::new(),
             adopted: false,
         })
+    }
+
+    /// What the program was loaded with.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Whether [`open`](Self::open) found the maps of an earlier daemon.
@@ -213,7 +269,7 @@ impl Dataplane for Kernel {
     }
 
     fn seed(&self) -> [u64; 2] {
-        self.seed
+        self.settings.seed
     }
 
     fn reattach(&mut self) {
@@ -258,15 +314,7 @@ fn halves(bits: u128) -> [u64; 2] {
 }
 
 /// The settings to go on with where tables made with `pinned` are to be adopted for `node`.
-fn check_settings(pinned: &Settings, node: &Node, pins: &Pins) -> anyhow::Result<Settings> {
-    ensure!(
-        pinned.abi_version == abi::ABI_VERSION,
-        "{} holds tables of layout {}, and this is for layout {}: run the weir that made them, or `weir detach` with \
-         it, which stops forwarding",
-        pins.directory().display(),
-        pinned.abi_version,
-        abi::ABI_VERSION,
-    );
+fn check_settings(pinned: &Settings, node: &Node) -> anyhow::Result<Settings> {
     if let Some(seed) = node.seed {
         ensure!(
             seed == pinned.seed,

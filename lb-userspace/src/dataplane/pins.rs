@@ -11,8 +11,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, anyhow};
-use aya::maps::{Array, Map, MapData};
+use anyhow::{Context as _, anyhow, ensure};
+use aya::maps::MapData;
 use lb_common::abi::Settings;
 use rustix::{
     fs::{FlockOperation, flock},
@@ -20,7 +20,8 @@ use rustix::{
 };
 use tracing::warn;
 
-use super::{Link, ensure_bpffs, link::detach, maps::Wire};
+use super::{Link, ensure_bpffs, link::detach, maps, settings};
+use crate::tables::Capacity;
 
 /// Root of the BPF file system.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -85,19 +86,30 @@ impl Pins {
 
     /// What the pinned maps were made with; `None` where there are none, or only those of a start that did not
     /// finish.
+    ///
+    /// # Errors
+    /// They have another layout than this program's.
     pub(super) fn settings(&self) -> anyhow::Result<Option<Settings>> {
         let path = self.map("SETTINGS");
         if !path.exists() {
             return Ok(None);
         }
-        let read = || -> anyhow::Result<Settings> {
-            let map: Array<MapData, Wire<Settings>> = Map::Array(MapData::from_pin(&path)?).try_into()?;
-            Ok(map.get(&0, 0)?.0)
-        };
-        let settings = read().with_context(|| {
-            format!("cannot read {}: pinned by another version of weir? `weir detach` with that one", path.display())
-        })?;
-        Ok((settings.abi_version != 0).then_some(settings))
+        settings::read(&path).with_context(|| format!("the tables in {}", self.directory.display()))
+    }
+
+    /// Checks that the pinned maps have the sizes that `capacity` asks for.
+    pub(super) fn check_sizes(&self, capacity: &Capacity) -> anyhow::Result<()> {
+        for (name, wanted) in maps::sizes(capacity) {
+            let pin = self.map(name);
+            let map = MapData::from_pin(&pin).with_context(|| format!("cannot open {}", pin.display()))?;
+            let found = map.info()?.max_entries();
+            ensure!(
+                found == wanted,
+                "the pinned tables have other sizes than [node.tables]; they can only change after `weir detach`, \
+                 which stops forwarding: {name}: room for {found} pinned, for {wanted} configured"
+            );
+        }
+        Ok(())
     }
 
     /// Removes what a start that did not finish left; nothing can be attached yet then.
@@ -147,15 +159,21 @@ impl Pins {
         }
     }
 
+    /// Whatever its layout: a link is detached whatever its pin is called, and what else there is goes too.
     fn remove_contents(&self) -> anyhow::Result<()> {
         for link in self.links()? {
             self.remove_link(&link)?;
         }
-        for directory in [self.links_directory(), self.directory.join("maps")] {
-            for name in list(&directory)? {
-                remove(&directory.join(name))?;
+        for name in list(&self.links_directory())? {
+            let pin = self.links_directory().join(name);
+            if let Err(error) = detach(&pin) {
+                warn!("{}: not a link: {error}", pin.display());
             }
-            remove_directory(&directory)?;
+        }
+        for name in list(&self.directory)? {
+            let path = self.directory.join(name);
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.with_context(|| format!("cannot remove {}", path.display()))?;
         }
         Ok(())
     }

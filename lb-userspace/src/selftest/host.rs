@@ -1,0 +1,197 @@
+//! The packet path in this process, over tables that were read back from the kernel.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use bytemuck::{Pod, Zeroable as _};
+use ipnet::IpNet;
+use lb_common::{
+    abi::{Backend, Egress, EndpointV4, EndpointV6, NextHop, OuterV4, OuterV6, Reverse, Service, Settings, SlotWord},
+    frame::{Frame, NoRoom},
+    pipeline::{self, Action},
+    wire::ETHERNET_LEN,
+};
+
+use crate::tables::{Endpoint, Tables};
+
+/// `enum xdp_action` in linux/bpf.h.
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+const XDP_REDIRECT: u32 = 4;
+
+/// Room that the kernel leaves in front of a frame, bytes.
+const HEADROOM: usize = 256;
+
+/// What became of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The XDP action.
+    pub action: u32,
+    /// The frame as it was then; empty where it is dropped, for then nobody gets it.
+    pub bytes: Vec<u8>,
+}
+
+impl Answer {
+    pub fn new(action: u32, bytes: Vec<u8>) -> Self {
+        Self { action, bytes: if action == XDP_DROP { Vec::new() } else { bytes } }
+    }
+
+    /// The action in an operator's words.
+    pub fn name(&self) -> String {
+        match self.action {
+            XDP_DROP => "drop".to_owned(),
+            XDP_PASS => "pass".to_owned(),
+            XDP_TX => "transmit".to_owned(),
+            XDP_REDIRECT => "redirect".to_owned(),
+            other => format!("{other}, which is none of Weir's"),
+        }
+    }
+}
+
+/// The packet path over `tables`.
+pub struct Host<'a> {
+    tables: &'a Tables,
+    settings: Settings,
+    ingress: u32,
+    /// What an unused element of the backends array is.
+    no_backend: Backend,
+}
+
+impl<'a> Host<'a> {
+    pub fn new(tables: &'a Tables, settings: Settings, ingress: u32) -> Self {
+        Self { tables, settings, ingress, no_backend: Backend::zeroed() }
+    }
+
+    /// What has to become of `frame`.
+    pub fn answer(&self, frame: &[u8]) -> Answer {
+        let mut frame = HostFrame::new(frame);
+        let action = match pipeline::process(&mut frame, self).action {
+            Action::Pass => XDP_PASS,
+            Action::Drop => XDP_DROP,
+            Action::Transmit => XDP_TX,
+            Action::Redirect(_) => XDP_REDIRECT,
+        };
+        Answer::new(action, frame.bytes().to_vec())
+    }
+
+    fn service(&self, key: Endpoint) -> Option<Service> {
+        self.tables.services.get(&key).copied()
+    }
+
+    fn reverse(&self, key: Endpoint) -> Option<Reverse> {
+        self.tables.reverse.get(&key).copied()
+    }
+
+    /// Longest prefix first, as the kernel's trie.
+    fn route(&self, address: IpAddr) -> Option<NextHop> {
+        let routes = self.tables.routes.iter().filter(|(net, _)| net.contains(&address));
+        routes.max_by_key(|(net, _)| IpNet::prefix_len(net)).map(|(_, hop)| *hop)
+    }
+}
+
+impl pipeline::Tables for Host<'_> {
+    fn seed(&self) -> [u64; 2] {
+        self.settings.seed
+    }
+
+    fn outer_v4(&self) -> OuterV4 {
+        self.settings.outer_v4
+    }
+
+    fn outer_v6(&self) -> OuterV6 {
+        self.settings.outer_v6
+    }
+
+    fn ingress_ifindex(&self) -> u32 {
+        self.ingress
+    }
+
+    fn service_v4(&self, key: &EndpointV4) -> Option<Service> {
+        self.service((*key).into())
+    }
+
+    fn service_v6(&self, key: &EndpointV6) -> Option<Service> {
+        self.service((*key).into())
+    }
+
+    fn slot(&self, index: u32) -> Option<SlotWord> {
+        let (first, words) = self.tables.slots.range(..=index).next_back()?;
+        words.get((index - first) as usize).copied()
+    }
+
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        Some(self.tables.backends.get(&id).unwrap_or(&self.no_backend))
+    }
+
+    fn reverse_v4(&self, key: &EndpointV4) -> Option<Reverse> {
+        self.reverse((*key).into())
+    }
+
+    fn reverse_v6(&self, key: &EndpointV6) -> Option<Reverse> {
+        self.reverse((*key).into())
+    }
+
+    fn route_v4(&self, address: [u8; 4]) -> Option<NextHop> {
+        self.route(Ipv4Addr::from(address).into())
+    }
+
+    fn route_v6(&self, address: [u8; 16]) -> Option<NextHop> {
+        self.route(Ipv6Addr::from(address).into())
+    }
+
+    fn egress(&self, index: u16) -> Option<Egress> {
+        self.tables.egresses.get(&index).copied()
+    }
+
+    // Nothing is counted or asked for: the packets are not real.
+
+    fn want_neighbour(&self, _: [u8; 16], _: u8) {}
+
+    fn count_forwarded(&self, _: u32, _: u32, _: u32, _: bool) {}
+
+    fn count_replied(&self, _: u32, _: u32, _: u32) {}
+}
+
+/// A frame in memory, with room in front.
+struct HostFrame {
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+impl HostFrame {
+    fn new(bytes: &[u8]) -> Self {
+        Self { buffer: [&[0; HEADROOM], bytes].concat(), start: HEADROOM }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.buffer.get(self.start..).unwrap_or_default()
+    }
+}
+
+impl Frame for HostFrame {
+    fn at<T: Pod>(&self, offset: usize) -> Option<&T> {
+        bytemuck::try_from_bytes(self.bytes().get(offset..)?.get(..size_of::<T>())?).ok()
+    }
+
+    fn at_mut<T: Pod>(&mut self, offset: usize) -> Option<&mut T> {
+        let bytes = self.buffer.get_mut(self.start..)?.get_mut(offset..)?.get_mut(..size_of::<T>())?;
+        bytemuck::try_from_bytes_mut(bytes).ok()
+    }
+
+    fn holds(&self, bytes: usize) -> bool {
+        bytes <= self.bytes().len()
+    }
+
+    fn grow(&mut self, bytes: u8) -> Result<(), NoRoom> {
+        self.start = self.start.checked_sub(bytes.into()).ok_or(NoRoom)?;
+        Ok(())
+    }
+
+    fn shrink(&mut self, bytes: u8) -> Result<(), NoRoom> {
+        if !self.holds(ETHERNET_LEN + usize::from(bytes)) {
+            return Err(NoRoom);
+        }
+        self.start += usize::from(bytes);
+        Ok(())
+    }
+}

@@ -1,0 +1,80 @@
+//! The packets of the self-test: those of established flows to each service, replies of each `nat` backend, and one that
+//! is not Weir's.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context as _, bail};
+use etherparse::PacketBuilder;
+use lb_common::abi::protocol;
+
+use super::Probe;
+use crate::tables::{Endpoint, Tables};
+
+/// Most services, and most ways back, that are tested; evenly chosen where there are more.
+const LIMIT: usize = 256;
+
+/// Flows of each service: some for several of its backends.
+const FLOWS: u16 = 8;
+
+/// A port for services of every port, which hardly any other service has.
+const SOME_PORT: u16 = 4242;
+
+/// First source port of the clients.
+const CLIENT_PORT: u16 = 40_000;
+
+/// A documentation address (RFC 5737, RFC 3849): nobody's, so that no real flow is taken for these.
+const CLIENT_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 77));
+const CLIENT_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x77));
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 77));
+
+/// What `tables` are to be tested with.
+pub fn probes(tables: &Tables) -> anyhow::Result<Vec<Probe>> {
+    let mut probes = Vec::new();
+    let services = tables.services.keys().filter(|key| !key.is_vip_marker()).collect::<Vec<_>>();
+    for service in some(&services) {
+        for flow in 0..FLOWS {
+            probes.push(probe((client(service.address), CLIENT_PORT + flow), somewhere(service), service.protocol)?);
+        }
+    }
+    for backend in some(&tables.reverse.keys().collect::<Vec<_>>()) {
+        probes.push(probe(somewhere(backend), (client(backend.address), CLIENT_PORT), backend.protocol)?);
+    }
+    probes.push(probe((CLIENT_V4, CLIENT_PORT), (NOBODY, SOME_PORT), protocol::TCP)?);
+    Ok(probes)
+}
+
+/// [`LIMIT`] of `all` at most.
+fn some<'a>(all: &'a [&Endpoint]) -> impl Iterator<Item = &'a Endpoint> {
+    all.iter().copied().step_by(all.len().div_ceil(LIMIT).max(1))
+}
+
+const fn client(other: IpAddr) -> IpAddr {
+    if other.is_ipv4() { CLIENT_V4 } else { CLIENT_V6 }
+}
+
+/// Address and port of `endpoint`; of one for every port, some port.
+const fn somewhere(endpoint: &Endpoint) -> (IpAddr, u16) {
+    (endpoint.address, if endpoint.port == 0 { SOME_PORT } else { endpoint.port })
+}
+
+/// A packet in the middle of a flow: what becomes of a new flow may hang on chance and on counters.
+fn probe(source: (IpAddr, u16), destination: (IpAddr, u16), protocol: u8) -> anyhow::Result<Probe> {
+    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let ip = match (source.0, destination.0) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => ethernet.ipv4(from.octets(), to.octets(), 64),
+        (IpAddr::V6(from), IpAddr::V6(to)) => ethernet.ipv6(from.octets(), to.octets(), 64),
+        (from, to) => bail!("a packet from {from} to {to} can't be"),
+    };
+    let payload = b"weir self-test";
+    let mut frame = Vec::new();
+    let (name, written) = match protocol {
+        protocol::TCP => {
+            ("tcp", ip.tcp(source.1, destination.1, 1, 65_535).ack(1).psh().write(&mut frame, payload))
+        }
+        protocol::UDP => ("udp", ip.udp(source.1, destination.1).write(&mut frame, payload)),
+        other => bail!("protocol {other} is none of Weir's"),
+    };
+    written.context("can't write a packet")?;
+    let [from, to] = [source, destination].map(|(address, port)| std::net::SocketAddr::new(address, port));
+    Ok(Probe { what: format!("a {name} packet from {from} to {to}"), frame })
+}
