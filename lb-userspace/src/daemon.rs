@@ -1,14 +1,19 @@
 //! `weir run`: puts the parts together and ends them in order.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    panic::{self, AssertUnwindSafe},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{sync::watch, task::JoinSet};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
-    api::{control::Control, server::Server},
+    api::{control::Control, routes::Daemon, server::Server, types::LastUpgrade},
     controller::{Controller, Start},
     dataplane::{Kernel, Pins},
     decap::terminated,
@@ -17,19 +22,90 @@ use crate::{
     nexthop::NetworkMonitor,
     object::OBJECT,
     spec::Node,
+    upgrade::{
+        Next, Upgrades,
+        baton::{self, Inherited, Predecessor},
+        preflight,
+    },
 };
 
-/// Runs the daemon with the configuration file at `config` until SIGTERM, SIGINT or `weir detach`.
+/// How long what goes on in the background may take to end.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Runs the daemon with the configuration file at `config` until SIGTERM, SIGINT or `weir detach`. With `weir upgrade`
+/// this process becomes another binary; if that can't take over, it comes back here with the configuration that it ran
+/// with.
 ///
 /// # Errors
 /// The configuration is refused, another daemon of the same instance runs, or the kernel or the system refuses
 /// something; forwarding that an earlier daemon set up goes on then.
 pub fn run(config: &Path) -> anyhow::Result<()> {
-    let start = Start::load(config)?;
+    match Inherited::take() {
+        None => live(Start::load(config)?, Origin::Fresh),
+        Some(Inherited::Predecessor(predecessor)) => succeed(config, &predecessor),
+        Some(Inherited::Returned { upgrade, config: text }) => {
+            baton::take_back_name();
+            let why = upgrade.failure.as_deref().unwrap_or_default();
+            error!("not upgraded to {}, version {} goes on: {why}", upgrade.binary.display(), upgrade.from);
+            live(Start::with(config, text)?, Origin::Returned(upgrade))
+        }
+    }
+}
+
+/// Takes over from the daemon that this process was; goes back to it if that fails in any way before this one is ready.
+fn succeed(config: &Path, predecessor: &Predecessor) -> anyhow::Result<()> {
+    predecessor.watch();
+    let attempt = || live(Start::load(config)?, Origin::Upgraded(predecessor.clone()));
+    match panic::catch_unwind(AssertUnwindSafe(attempt)) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
+            predecessor.go_back(&format!("{error:#}"));
+            Err(error)
+        }
+        Err(panic) => {
+            predecessor.go_back("it panicked; its log tells where");
+            panic::resume_unwind(panic)
+        }
+    }
+}
+
+/// How a daemon came to be.
+enum Origin {
+    /// It was started.
+    Fresh,
+    /// Another binary in the same process is waiting to be told that this one is ready.
+    Upgraded(Predecessor),
+    /// The process tried to become another binary, and this is the old one again.
+    Returned(LastUpgrade),
+}
+
+impl Origin {
+    /// Called when the daemon is ready: there is no way back from here. What its status is to say of it.
+    fn settle(self) -> Option<LastUpgrade> {
+        match self {
+            Self::Fresh => None,
+            Self::Returned(upgrade) => Some(upgrade),
+            Self::Upgraded(predecessor) => predecessor.dismiss(),
+        }
+    }
+}
+
+/// Runs the daemon from `start` to its end, or until it is to become another binary.
+fn live(start: Start, origin: Origin) -> anyhow::Result<()> {
     raise_file_limit();
+    let text = start.text.clone();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can't start the runtime")?;
-    runtime.block_on(serve(start))
+    let next = runtime.block_on(serve(start, origin))?;
+    // The other binary must find nobody else at work.
+    runtime.shutdown_timeout(GRACE);
+    match next {
+        None => Ok(()),
+        Some(next) => {
+            info!("becoming {}, version {}", next.binary.display(), next.version);
+            Err(baton::pass_on(next, &text).context("can't become another binary, nor go on"))
+        }
+    }
 }
 
 /// Allows as many open files as this process may have: checks and connections are files, and the usual limit is there
@@ -41,7 +117,8 @@ fn raise_file_limit() {
     }
 }
 
-async fn serve(start: Start) -> anyhow::Result<()> {
+/// Serves until the end; what the daemon is to become then, if not nothing.
+async fn serve(start: Start, origin: Origin) -> anyhow::Result<Option<Next>> {
     let node = start.spec.node.clone();
     // First of all: a second daemon of this instance ends here, before it touches the data plane.
     let api = Server::bind(&node.socket)?;
@@ -52,20 +129,26 @@ async fn serve(start: Start) -> anyhow::Result<()> {
         }
         None => None,
     };
+    let (upgrades, mut decided) = Upgrades::new(&start.config);
     let network = NetworkMonitor::start().await.context("can't follow routes and neighbours")?;
     let mut controller = start_controller(start, &node, network)?;
 
     let handle = controller.handle();
+    if let Some(upgrade) = origin.settle() {
+        handle.upgraded(upgrade).await?;
+    }
     let control: Arc<dyn Control> = Arc::new(handle.clone());
     let (stop, stopped) = watch::channel(());
     let mut servers = JoinSet::new();
-    servers.spawn(api.serve(Arc::clone(&control), closed(stopped.clone())));
+    let daemon = Daemon { control: Arc::clone(&control), upgrader: Arc::new(upgrades) };
+    servers.spawn(api.serve(daemon, closed(stopped.clone())));
     if let Some(scraped) = scraped {
         info!("metrics at http://{}/metrics", scraped.address()?);
         servers.spawn(scraped.serve(control, closed(stopped)));
     }
     info!("ready: {}", node.socket.display());
 
+    let mut next = None;
     tokio::select! {
         ended = controller.ended() => ended.context("the controller failed")?,
         signal = terminated() => {
@@ -73,12 +156,17 @@ async fn serve(start: Start) -> anyhow::Result<()> {
             handle.stop().await?;
             controller.ended().await.context("the controller failed")?;
         }
+        Some(binary) = decided.recv() => {
+            handle.leave().await?;
+            controller.ended().await.context("the controller failed")?;
+            next = Some(binary);
+        }
     }
     drop(stop);
     while let Some(served) = servers.join_next().await {
         served??;
     }
-    Ok(())
+    Ok(next)
 }
 
 /// Loads and attaches the data plane, and has the controller make its tables right.
@@ -86,16 +174,22 @@ fn start_controller(start: Start, node: &Node, network: NetworkMonitor) -> anyho
     let pins = Pins::of(&node.instance);
     let mut kernel = Kernel::open(OBJECT, node, pins.clone())?;
     let adopted = kernel.adopted();
-    if adopted {
-        info!("taking over the tables in {}", pins.directory().display());
-    }
-    let started = kernel
-        .attach(&node.interfaces, node.xdp)
+    let tested = if adopted { test(node, &pins) } else { Ok(()) };
+    let started = tested
+        .and_then(|()| kernel.attach(&node.interfaces, node.xdp))
         .and_then(|()| Controller::start(start, Box::new(kernel), Arc::new(network), Arc::new(TcpProbe)));
     if started.is_err() && !adopted {
         pins.abandon();
     }
     started
+}
+
+/// Tests this program over the tables that it is to forward by; the one that is attached forwards in the meantime.
+fn test(node: &Node, pins: &Pins) -> anyhow::Result<()> {
+    info!("taking over the tables in {}", pins.directory().display());
+    let packets = preflight::test(node, pins)?;
+    info!("self-test passed: {packets} packets");
+    Ok(())
 }
 
 /// Ready when the sender is dropped.

@@ -17,3 +17,5 @@ pub mod object;
 pub mod selftest;
 pub mod spec;
 pub mod tables;
+#[cfg(feature = "object")]
+mod upgrade;

@@ -14,7 +14,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::{net::UnixStream, time::timeout};
 
-use super::types::{Change, Detached, Drain, ErrorBody, Service, Stats, Status, Weight, millis};
+use super::types::{
+    Change, Detached, Drain, ErrorBody, Service, Stats, Status, Upgrade, Upgrading, Weight, millis,
+};
 use crate::config::raw;
 
 /// Time within which the daemon must have answered. A change waits for the kernel, which takes milliseconds.
@@ -145,6 +147,11 @@ impl Client {
     /// See [`Control::detach`](super::control::Control::detach).
     pub async fn detach(&self) -> Result<Detached> {
         self.ask(Method::POST, "/v1/detach", NOTHING).await
+    }
+
+    /// See [`Upgrader::upgrade`](super::control::Upgrader::upgrade).
+    pub async fn upgrade(&self, binary: &Path) -> Result<Upgrading> {
+        self.ask(Method::POST, "/v1/upgrade", Some(&Upgrade { binary: binary.to_owned() })).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {

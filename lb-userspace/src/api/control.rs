@@ -1,11 +1,11 @@
 //! What the API asks of the controller.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::Path, time::Duration};
 
 use async_trait::async_trait;
 use thiserror::Error;
 
-use super::types::{Change, Detached, Service, Stats, Status};
+use super::types::{Change, Detached, Service, Stats, Status, Upgrading};
 use crate::config::raw;
 
 /// The controller as the API sees it.
@@ -62,6 +62,17 @@ pub trait Control: Send + Sync + 'static {
 
     /// Detaches the program from every interface and removes the pins, after which the daemon stops.
     async fn detach(&self) -> Result<Detached, ControlError>;
+}
+
+/// What becomes of the daemon itself, as the API sees it.
+#[async_trait]
+pub trait Upgrader: Send + Sync + 'static {
+    /// Has the daemon become `binary`, if that passes its preflight.
+    ///
+    /// # Errors
+    /// [`ControlError::Invalid`] if that is no binary that the daemon may execute, [`ControlError::Conflict`] if it does
+    /// not pass or another upgrade is under way. The daemon goes on as it was.
+    async fn upgrade(&self, binary: &Path) -> Result<Upgrading, ControlError>;
 }
 
 /// Why the controller did not do what it was asked.

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     body::HttpBody,
-    extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request, State},
+    extract::{DefaultBodyLimit, FromRef, FromRequest, FromRequestParts, Request, State},
     http::{Method, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
@@ -16,9 +16,11 @@ use utoipa::{OpenApi, openapi};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    control::Control,
+    control::{Control, Upgrader},
     error::ApiError,
-    types::{Change, Detached, Drain, ErrorBody, Removal, Service, Stats, Status, Weight},
+    types::{
+        Change, Detached, Drain, ErrorBody, Removal, Service, Stats, Status, Upgrade, Upgrading, Weight,
+    },
 };
 use crate::{config::raw, metrics};
 
@@ -50,14 +52,23 @@ struct OptionalBody<T>(Option<T>);
 #[openapi(info(title = "Weir", description = "The API of the Weir daemon, over its Unix socket."))]
 struct Document;
 
+/// What requests ask.
+#[derive(Clone, FromRef)]
+pub struct Daemon {
+    /// The controller.
+    pub control: Arc<dyn Control>,
+    /// What the daemon itself becomes.
+    pub upgrader: Arc<dyn Upgrader>,
+}
+
 /// Everything the socket serves.
-pub fn router(control: Arc<dyn Control>) -> Router {
+pub fn router(daemon: Daemon) -> Router {
     let (router, _) = documented().split_for_parts();
     router
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(control)
+        .with_state(daemon)
 }
 
 /// The `OpenAPI` document of [`router`].
@@ -66,7 +77,7 @@ pub fn document() -> openapi::OpenApi {
     documented().into_openapi()
 }
 
-fn documented() -> OpenApiRouter<Arc<dyn Control>> {
+fn documented() -> OpenApiRouter<Daemon> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(status))
         .routes(routes!(stats))
@@ -78,6 +89,7 @@ fn documented() -> OpenApiRouter<Arc<dyn Control>> {
         .routes(routes!(drain))
         .routes(routes!(undrain))
         .routes(routes!(detach))
+        .routes(routes!(upgrade))
         .routes(routes!(prometheus))
         .routes(routes!(openapi_document))
 }
@@ -211,6 +223,19 @@ async fn undrain(State(control): Shared, Path((service, backend)): Path<(String,
 #[utoipa::path(post, path = "/v1/detach", responses((status = 200, body = Detached)))]
 async fn detach(State(control): Shared) -> Answer<Detached> {
     Ok(Body(control.detach().await?))
+}
+
+/// Become another binary, in place; `last_upgrade` of the status tells how it ended
+#[utoipa::path(post, path = "/v1/upgrade", request_body = Upgrade, responses(
+    (status = 200, body = Upgrading),
+    (status = 409, description = "The binary does not pass its preflight; the daemon goes on as it was", body = ErrorBody),
+    (status = 422, description = "The binary is none that the daemon executes", body = ErrorBody),
+))]
+async fn upgrade(
+    State(upgrader): State<Arc<dyn Upgrader>>,
+    Body(Upgrade { binary }): Body<Upgrade>,
+) -> Answer<Upgrading> {
+    Ok(Body(upgrader.upgrade(&binary).await?))
 }
 
 /// The metrics, in Prometheus' text format

@@ -9,13 +9,15 @@ use std::{
         net::UnixStream,
     },
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use thiserror::Error;
 use tokio::net::UnixListener;
 
-use super::{control::Control, routes, serve_until};
+use super::{
+    routes::{self, Daemon},
+    serve_until,
+};
 
 /// Who may talk to the daemon: its owner and its group.
 const SOCKET_MODE: u32 = 0o660;
@@ -70,10 +72,10 @@ impl Server {
     /// None in practice: failing connections only concern themselves.
     pub async fn serve(
         self,
-        control: Arc<dyn Control>,
+        daemon: Daemon,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
-        let served = serve_until(self.listener, routes::router(control), shutdown).await;
+        let served = serve_until(self.listener, routes::router(daemon), shutdown).await;
         drop(self.file);
         served
     }

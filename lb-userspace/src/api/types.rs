@@ -41,6 +41,9 @@ pub struct Status {
     pub tables: Vec<TableUse>,
     /// The last change of the configuration since the daemon started.
     pub last_change: Option<LastChange>,
+    /// The upgrade that this daemon comes from, or that it came back from.
+    #[serde(default)]
+    pub last_upgrade: Option<LastUpgrade>,
 }
 
 /// An interface that Weir is to be attached to.
@@ -294,6 +297,48 @@ pub struct Change {
 pub struct Detached {
     /// The interfaces that the program was attached to.
     pub interfaces: Vec<String>,
+}
+
+/// What a daemon is to become.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Upgrade {
+    /// Absolute path of the binary on the daemon's host, which nobody but root and the daemon's user may be able to change.
+    #[schema(value_type = String)]
+    pub binary: PathBuf,
+}
+
+/// An upgrade that has begun: the new binary has passed its preflight. How it ends is in [`Status::last_upgrade`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Upgrading {
+    /// When it began, Unix time in milliseconds: the same as in [`LastUpgrade`].
+    pub at_unix_ms: u64,
+    /// Process id of the daemon, which stays.
+    pub pid: u32,
+    /// Version of the daemon.
+    pub from: String,
+    /// Version of the new binary.
+    pub to: String,
+    /// Packets that the new binary's self-test was made with.
+    pub packets: u64,
+}
+
+/// How an upgrade ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LastUpgrade {
+    /// When it began, Unix time in milliseconds.
+    pub at_unix_ms: u64,
+    /// How long no daemon answered, milliseconds. Packets were forwarded all the time.
+    pub took_ms: u64,
+    /// Version before.
+    pub from: String,
+    /// Version of the new binary.
+    pub to: String,
+    /// The new binary.
+    #[schema(value_type = String)]
+    pub binary: PathBuf,
+    /// Why the new binary could not take over, so that the old one goes on; `None` if it did.
+    pub failure: Option<String>,
 }
 
 /// The new weight of a backend.

@@ -23,6 +23,7 @@ Examples:
   weir status                             What is it doing?
   weir backend drain web 10.0.0.7         Give a server no new flows
   weir stats --watch                      Watch the traffic
+  weir upgrade                            Become the new version, without a packet lost
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
@@ -105,6 +106,27 @@ Examples:
         #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = interval)]
         watch: Option<f64>,
     },
+    /// Have the daemon become another binary, without a packet lost
+    #[command(after_help = "\
+The other binary is tried first, while the old one runs: it reads the configuration, loads its packet path over the \
+tables in the kernel without attaching it, and answers test packets for the services. Only if all of that goes well does \
+the daemon become it, in the same process; the new packet path takes the old one's place between two packets. If the \
+new daemon is not ready within 30 s, or fails before, the old one comes back by itself. Either way this tells how it \
+went, and exits with 1 unless the new version runs.
+
+Start services from where the new binary is installed: this lasts until the daemon is stopped.
+
+Examples:
+  install -m 755 weir-new /usr/local/sbin/weir && weir upgrade
+  weir upgrade --binary /opt/weir-1.4.0/weir")]
+    Upgrade {
+        /// The binary, which none but root and the daemon's user may be able to change; by default this one
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+    },
+    /// Try this binary over the tables of the daemon that runs: what `weir upgrade` has the new binary do
+    #[command(hide = true)]
+    Preflight(Preflight),
     /// Detach from every interface, remove the kernel's tables and stop the daemon
     #[command(after_help = "\
 Packets to the services are not Weir's any more from then on: connections through it break, and what happens to new ones \
@@ -138,6 +160,14 @@ pub struct Run {
     /// What to log: a level, or levels by module
     #[arg(long, value_name = "LEVEL", env = "RUST_LOG", default_value = "info")]
     pub log: String,
+}
+
+/// `weir preflight`.
+#[derive(Debug, Args)]
+pub struct Preflight {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
 }
 
 /// `weir decap`.

@@ -1,11 +1,20 @@
-//! The commands that load programs into the kernel: `weir run` and `weir decap`.
+//! The commands that load programs into the kernel: `weir run`, `weir preflight` and `weir decap`.
 
-use super::args::{Decap, Run};
+use super::{
+    args::{Decap, Preflight, Run},
+    context::Context,
+};
 
 #[cfg(feature = "object")]
 pub fn run(args: &Run) -> anyhow::Result<()> {
     log::to_stderr(&args.log)?;
     crate::daemon::run(&args.config)
+}
+
+#[cfg(feature = "object")]
+pub fn preflight(args: &Preflight, context: &mut Context<'_>) -> anyhow::Result<()> {
+    let passed = crate::upgrade::preflight::run(&args.config)?;
+    context.write(&(serde_json::to_string(&passed)? + "\n"))
 }
 
 #[cfg(feature = "object")]
@@ -16,6 +25,11 @@ pub fn decap(args: &Decap) -> anyhow::Result<()> {
 
 #[cfg(not(feature = "object"))]
 pub fn run(_: &Run) -> anyhow::Result<()> {
+    Err(no_object())
+}
+
+#[cfg(not(feature = "object"))]
+pub fn preflight(_: &Preflight, _: &mut Context<'_>) -> anyhow::Result<()> {
     Err(no_object())
 }
 

@@ -12,6 +12,7 @@ mod format;
 mod render;
 mod service;
 mod stats;
+mod upgrade;
 
 use std::{
     ffi::OsString,
@@ -77,6 +78,8 @@ fn execute(command: Command, context: &mut Context<'_>) -> anyhow::Result<Outcom
         Command::Backend(command) => backend::execute(command, context)?,
         Command::Stats { watch: None } => stats::once(context)?,
         Command::Stats { watch: Some(seconds) } => stats::watch(seconds, context)?,
+        Command::Upgrade { binary } => return upgrade::upgrade(binary, context),
+        Command::Preflight(preflight) => daemon::preflight(&preflight, context)?,
         Command::Detach => detach::detach(context)?,
         Command::Completions { shell } => {
             // Into memory first: the generator panics where writing fails, as to a reader that has gone away.

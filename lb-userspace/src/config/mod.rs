@@ -85,7 +85,8 @@ pub fn to_toml(spec: &Spec) -> String {
     toml::to_string(&raw::Config::from(spec)).expect("raw types are representable in TOML")
 }
 
-fn parse_bytes(bytes: &[u8], origin: &str) -> Result<Spec, ConfigError> {
+/// Validates `bytes`, which errors call `origin`.
+pub fn parse_bytes(bytes: &[u8], origin: &str) -> Result<Spec, ConfigError> {
     match std::str::from_utf8(bytes) {
         Ok(text) => parse(text, origin),
         Err(error) => {

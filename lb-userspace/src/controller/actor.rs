@@ -19,7 +19,7 @@ use super::{
 use crate::{
     api::{
         control::{Control, ControlError},
-        types::{Change, Detached, Service, Stats, Status},
+        types::{Change, Detached, LastUpgrade, Service, Stats, Status},
     },
     config::raw,
     health::{Probe, Runner},
@@ -112,6 +112,16 @@ impl Handle {
     /// Ends the controller, and does what `on_exit` says of the data plane.
     pub async fn stop(&self) -> Result<(), ControlError> {
         self.ask(Core::stop).await
+    }
+
+    /// Ends the controller and leaves the data plane as it is, whatever `on_exit` says: another daemon takes it over.
+    pub async fn leave(&self) -> Result<(), ControlError> {
+        self.ask(|core| Ok(core.leave())).await
+    }
+
+    /// Tells how the upgrade went that this daemon comes from.
+    pub async fn upgraded(&self, upgrade: LastUpgrade) -> Result<(), ControlError> {
+        self.ask(|core| Ok(core.upgraded(upgrade))).await
     }
 
     async fn ask<T: Send + 'static>(

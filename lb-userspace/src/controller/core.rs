@@ -24,7 +24,7 @@ use super::{
 use crate::{
     api::{
         control::ControlError,
-        types::{Change, Detached, LastChange, unix_ms},
+        types::{Change, Detached, LastChange, LastUpgrade, unix_ms},
     },
     health::{Event, Health, Target},
     nexthop::{NetworkView, Resolution},
@@ -43,6 +43,7 @@ pub struct Core {
     pub(super) dataplane: Box<dyn Dataplane>,
     pub(super) standings: Standings,
     pub(super) last_change: Option<LastChange>,
+    pub(super) last_upgrade: Option<LastUpgrade>,
     store: Store,
     /// A write or a plan failed: the kernel's tables may be otherwise than `mirror` says or `want` demands.
     suspect: bool,
@@ -68,6 +69,7 @@ impl Core {
             dataplane,
             standings: Standings::default(),
             last_change: None,
+            last_upgrade: None,
             store: start.store,
             suspect: false,
             held_back: 0,
@@ -199,6 +201,17 @@ impl Core {
                 Ok(())
             }
         }
+    }
+
+    /// Ends the controller and leaves the data plane as it is, for another daemon to take it over.
+    pub fn leave(&mut self) {
+        self.over = true;
+        info!("handing over; the data plane stays and goes on forwarding");
+    }
+
+    /// Takes note of how an upgrade went.
+    pub fn upgraded(&mut self, upgrade: LastUpgrade) {
+        self.last_upgrade = Some(upgrade);
     }
 
     /// Whether the controller has ended.

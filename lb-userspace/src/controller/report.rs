@@ -46,6 +46,7 @@ impl Core {
             backends: BackendCounts::of(self.all_backends().map(|(key, backend)| self.state(&key, backend))),
             tables: self.table_use(),
             last_change: self.last_change.clone(),
+            last_upgrade: self.last_upgrade.clone(),
         }
     }
 

@@ -23,6 +23,8 @@ use crate::{
 pub struct Start {
     /// The configuration file.
     pub config: PathBuf,
+    /// What it held.
+    pub text: Vec<u8>,
     /// The configuration.
     pub spec: Spec,
     /// Where runtime changes are kept.
@@ -60,10 +62,15 @@ impl Start {
     /// # Errors
     /// Either can't be read or has something wrong in it; for the state file the error says what to do about it.
     pub fn load(config: &Path) -> anyhow::Result<Self> {
-        let bytes = fs::read(config).with_context(|| format!("{}: can't read it", config.display()))?;
-        let spec = config::load(config)?;
+        let text = fs::read(config).with_context(|| format!("{}: can't read it", config.display()))?;
+        Self::with(config, text)
+    }
+
+    /// The same with `text` in place of what is in the file.
+    pub fn with(config: &Path, text: Vec<u8>) -> anyhow::Result<Self> {
+        let spec = config::parse_bytes(&text, &config.display().to_string())?;
         let path = spec.node.state_dir.join("state.toml");
-        let store = Store { path, digest: hex(&Sha256::digest(&bytes)) };
+        let store = Store { path, digest: hex(&Sha256::digest(&text)) };
         let (spec, outdated) = match store.load()? {
             None => (spec, false),
             Some(saved) => {
@@ -79,7 +86,7 @@ impl Start {
                 }
             }
         };
-        Ok(Self { config: config.to_owned(), spec, store, outdated })
+        Ok(Self { config: config.to_owned(), text, spec, store, outdated })
     }
 }
 

@@ -5,9 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use bytemuck::{Pod, Zeroable as _};
 use ipnet::IpNet;
 use lb_common::{
-    abi::{Backend, Egress, EndpointV4, EndpointV6, NextHop, OuterV4, OuterV6, Reverse, Service, Settings, SlotWord},
+    abi::{
+        Backend, Egress, EndpointV4, EndpointV6, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, Handshake, NO_BACKEND,
+        NextHop, OuterV4, OuterV6, Reverse, Service, Settings, SlotWord,
+    },
     frame::{Frame, NoRoom},
     pipeline::{self, Action},
+    tracking::{Entry, FlowEvent},
     wire::ETHERNET_LEN,
 };
 
@@ -89,7 +93,29 @@ impl<'a> Host<'a> {
     }
 }
 
+/// There is none: a program on trial has a flow table of its own, and no packet of the self-test comes twice.
+pub enum NoEntry {}
+
+impl Entry for NoEntry {
+    fn word(&self) -> FlowWord {
+        match *self {}
+    }
+
+    fn replace(&self, _: FlowWord, _: FlowWord) -> bool {
+        match *self {}
+    }
+
+    fn set_opened(&self, _: u32) {
+        match *self {}
+    }
+}
+
 impl pipeline::Tables for Host<'_> {
+    type Entry<'a>
+        = NoEntry
+    where
+        Self: 'a;
+
     fn seed(&self) -> [u64; 2] {
         self.settings.seed
     }
@@ -143,7 +169,65 @@ impl pipeline::Tables for Host<'_> {
         self.tables.egresses.get(&index).copied()
     }
 
-    // Nothing is counted or asked for: the packets are not real.
+    fn flow_v4(&self, _: &FlowKeyV4) -> Option<NoEntry> {
+        None
+    }
+
+    fn flow_v6(&self, _: &FlowKeyV6) -> Option<NoEntry> {
+        None
+    }
+
+    fn insert_flow_v4(&self, _: &FlowKeyV4, _: &FlowEntry) -> bool {
+        true
+    }
+
+    fn insert_flow_v6(&self, _: &FlowKeyV6, _: &FlowEntry) -> bool {
+        true
+    }
+
+    // Chance, time and counters matter to new flows alone, and the packets of the self-test open none.
+
+    fn live_flows(&self, _: u32) -> u64 {
+        0
+    }
+
+    fn ring(&self, _: u32, _: u32) -> u32 {
+        NO_BACKEND
+    }
+
+    fn turn(&self, _: u32) -> u32 {
+        0
+    }
+
+    fn random(&self) -> u32 {
+        0
+    }
+
+    fn now(&self) -> u32 {
+        0
+    }
+
+    fn now_nanoseconds(&self) -> u64 {
+        0
+    }
+
+    fn handshake(&self, _: u32) -> Option<Handshake> {
+        None
+    }
+
+    // Nothing is counted, remembered or asked for: the packets are not real.
+
+    fn remove_flow_v4(&self, _: &FlowKeyV4) {}
+
+    fn remove_flow_v6(&self, _: &FlowKeyV6) {}
+
+    fn count_live(&self, _: u32, _: bool) {}
+
+    fn count_event(&self, _: FlowEvent) {}
+
+    fn set_handshake(&self, _: u32, _: Handshake) {}
+
+    fn count_handshake(&self, _: u32, _: u64) {}
 
     fn want_neighbour(&self, _: [u8; 16], _: u8) {}
 
@@ -192,6 +276,14 @@ impl Frame for HostFrame {
             return Err(NoRoom);
         }
         self.start += usize::from(bytes);
+        Ok(())
+    }
+
+    fn truncate(&mut self, bytes: u8) -> Result<(), NoRoom> {
+        if !self.holds(bytes.into()) {
+            return Err(NoRoom);
+        }
+        self.buffer.truncate(self.start + usize::from(bytes));
         Ok(())
     }
 }

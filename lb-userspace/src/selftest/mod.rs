@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How often the test begins anew where the tables change under it, as those of a running daemon may.
-const ROUNDS: u32 = 10;
+const ROUNDS: u16 = 10;
 
 /// A packet to test with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,8 +42,8 @@ pub fn run(kernel: &mut Kernel, ingress: u32) -> anyhow::Result<usize> {
     let settings = *kernel.settings();
     let mut tables = read(kernel)?;
     let mut last = None;
-    for _ in 0..ROUNDS {
-        let probes = packets::probes(&tables)?;
+    for round in 0..ROUNDS {
+        let probes = packets::probes(&tables, round)?;
         let host = Host::new(&tables, settings, ingress);
         let fault = first_fault(&probes, &host, |frame| kernel.test_run(frame, ingress))?;
         let Some(fault) = fault else { return Ok(probes.len()) };

@@ -27,13 +27,14 @@ const CLIENT_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 77));
 const CLIENT_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x77));
 const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 77));
 
-/// What `tables` are to be tested with.
-pub fn probes(tables: &Tables) -> anyhow::Result<Vec<Probe>> {
+/// What `tables` are to be tested with; in each round by other clients, whose flows are new to the program.
+pub fn probes(tables: &Tables, round: u16) -> anyhow::Result<Vec<Probe>> {
     let mut probes = Vec::new();
+    let ports = CLIENT_PORT + round * FLOWS..CLIENT_PORT + (round + 1) * FLOWS;
     let services = tables.services.keys().filter(|key| !key.is_vip_marker()).collect::<Vec<_>>();
     for service in some(&services) {
-        for flow in 0..FLOWS {
-            probes.push(probe((client(service.address), CLIENT_PORT + flow), somewhere(service), service.protocol)?);
+        for port in ports.clone() {
+            probes.push(probe((client(service.address), port), somewhere(service), service.protocol)?);
         }
     }
     for backend in some(&tables.reverse.keys().collect::<Vec<_>>()) {

@@ -39,7 +39,7 @@ fn fault(program: impl Fn(Answer) -> Answer) -> Option<String> {
         let Answer { action, bytes } = program(host.answer(frame));
         Ok((action, bytes))
     };
-    let probes = packets::probes(&tables).unwrap();
+    let probes = packets::probes(&tables, 0).unwrap();
     first_fault(&probes, &host, answer).unwrap().map(|fault| fault.to_string())
 }
 
@@ -47,7 +47,7 @@ fn fault(program: impl Fn(Answer) -> Answer) -> Option<String> {
 fn there_are_packets_for_every_service_and_way_back() {
     let tables = tables();
     let host = Host::new(&tables, Settings::zeroed(), DEVICE);
-    let probes = packets::probes(&tables).unwrap();
+    let probes = packets::probes(&tables, 0).unwrap();
     let answers: Vec<_> = probes.iter().map(|probe| (probe, host.answer(&probe.frame))).collect();
     assert_eq!(answers.len(), 8 + 8 + 1 + 1);
     let (stranger, rest) = answers.split_last().unwrap();
@@ -95,6 +95,6 @@ fn of_many_services_some_are_tested() {
         let key = Endpoint { address: "192.0.2.9".parse().unwrap(), port, protocol: protocol::TCP };
         tables.services.insert(key, service);
     }
-    let probes = packets::probes(&tables).unwrap();
+    let probes = packets::probes(&tables, 0).unwrap();
     assert!((1000..=256 * 8 + 2).contains(&probes.len()), "{}", probes.len());
 }

@@ -12,7 +12,7 @@ pub use stats::{View, stats};
 pub use status::status;
 
 use super::{Screen, format};
-use crate::api::types::{BackendFlows, Change, Detached, unix_ms};
+use crate::api::types::{BackendFlows, Change, Detached, LastUpgrade, unix_ms};
 
 /// What a change did, in two lines.
 pub fn change(change: &Change, _: Screen) -> String {
@@ -52,6 +52,18 @@ pub fn detached(detached: &Detached, _: Screen) -> String {
         "nothing was attached; the tables are removed\n".to_owned()
     } else {
         format!("detached from {}; the tables are removed\n", detached.interfaces.join(", "))
+    }
+}
+
+/// How an upgrade went, in a line.
+pub fn upgrade(upgrade: &LastUpgrade, _: Screen) -> String {
+    let LastUpgrade { took_ms, from, to, failure, .. } = upgrade;
+    let took = Duration::from_millis(*took_ms).as_secs_f64();
+    match failure {
+        None => format!("upgraded from {from} to {to} in {took:.1} s; packets were forwarded all the time\n"),
+        Some(why) => format!(
+            "not upgraded to {to}: {from} goes on after {took:.1} s, packets were forwarded all the time: {why}\n"
+        ),
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     table::{Align, alarming, lines, plain, table},
 };
 use crate::{
-    api::types::{BackendCounts, Interface, Status, TableUse, word},
+    api::types::{BackendCounts, Interface, LastUpgrade, Status, TableUse, word},
     cli::{Screen, format},
 };
 
@@ -29,9 +29,22 @@ fn facts(status: &Status, screen: Screen) -> String {
     table.add_row(["instance", &format!("{}, pid {}, up {uptime}", status.instance, status.pid)]);
     table.add_row(["config", &status.config.display().to_string()]);
     table.add_row(["changed", &changed]);
+    if let Some(upgrade) = &status.last_upgrade {
+        table.add_row(["upgrade", &last_upgrade(upgrade, screen)]);
+    }
     table.add_row(["services", &format::exact(status.services.into())]);
     table.add_row(["backends", &counts(status.backends)]);
     lines(&mut table)
+}
+
+/// `5m ago: from 1.3.0 to 1.4.0 in 0.3 s`, or what became of it.
+fn last_upgrade(upgrade: &LastUpgrade, screen: Screen) -> String {
+    let LastUpgrade { at_unix_ms, took_ms, from, to, binary, failure } = upgrade;
+    let ago = ago(*at_unix_ms, screen);
+    match failure {
+        None => format!("{ago} ago: from {from} to {to} in {:.1} s", Duration::from_millis(*took_ms).as_secs_f64()),
+        Some(why) => format!("{ago} ago: {from} came back from {to} ({}): {why}", binary.display()),
+    }
 }
 
 /// `4: 2 up, 1 down, 1 draining`, without the states that no backend is in.
