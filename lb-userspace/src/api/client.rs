@@ -14,9 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::{net::UnixStream, time::timeout};
 
-use super::types::{
-    Change, Detached, Drain, ErrorBody, Service, Stats, Status, Upgrade, Upgrading, Weight, millis,
-};
+use super::types::{Change, Detached, Drain, ErrorBody, Service, Stats, Status, Upgrade, Upgrading, Weight, millis};
 use crate::config::raw;
 
 /// Time within which the daemon must have answered. A change waits for the kernel, which takes milliseconds.

@@ -18,9 +18,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     control::{Control, Upgrader},
     error::ApiError,
-    types::{
-        Change, Detached, Drain, ErrorBody, Removal, Service, Stats, Status, Upgrade, Upgrading, Weight,
-    },
+    types::{Change, Detached, Drain, ErrorBody, Removal, Service, Stats, Status, Upgrade, Upgrading, Weight},
 };
 use crate::{config::raw, metrics};
 

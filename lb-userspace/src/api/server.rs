@@ -70,11 +70,7 @@ impl Server {
     ///
     /// # Errors
     /// None in practice: failing connections only concern themselves.
-    pub async fn serve(
-        self,
-        daemon: Daemon,
-        shutdown: impl Future<Output = ()> + Send + 'static,
-    ) -> io::Result<()> {
+    pub async fn serve(self, daemon: Daemon, shutdown: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
         let served = serve_until(self.listener, routes::router(daemon), shutdown).await;
         drop(self.file);
         served

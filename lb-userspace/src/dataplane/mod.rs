@@ -164,16 +164,7 @@ impl Kernel {
         let mut ebpf = loader.load(object).map_err(explain_load)?;
         program(&mut ebpf)?.load().map_err(explain_program).context("cannot load the XDP program")?;
         let maps = Maps::take(&mut ebpf)?;
-        Ok(Self {
-            ebpf,
-            maps,
-            pins: None,
-            _lock: None,
-            settings,
-            mode: None,
-            attachments: Vec::new(),
-            adopted: false,
-        })
+        Ok(Self { ebpf, maps, pins: None, _lock: None, settings, mode: None, attachments: Vec::new(), adopted: false })
     }
 
     /// What the program was loaded with.

@@ -10,7 +10,7 @@ use lb_common::{
         NextHop, OuterV4, OuterV6, Reverse, Service, Settings, SlotWord,
     },
     frame::{Frame, NoRoom},
-    pipeline::{self, Action},
+    pipeline::{self, Action, Step},
     tracking::{Entry, FlowEvent},
     wire::ETHERNET_LEN,
 };
@@ -220,6 +220,8 @@ impl pipeline::Tables for Host<'_> {
     fn remove_flow_v4(&self, _: &FlowKeyV4) {}
 
     fn remove_flow_v6(&self, _: &FlowKeyV6) {}
+
+    fn note(&self, _: Step) {}
 
     fn count_live(&self, _: u32, _: bool) {}
 

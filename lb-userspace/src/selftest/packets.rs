@@ -69,9 +69,7 @@ fn probe(source: (IpAddr, u16), destination: (IpAddr, u16), protocol: u8) -> any
     let payload = b"weir self-test";
     let mut frame = Vec::new();
     let (name, written) = match protocol {
-        protocol::TCP => {
-            ("tcp", ip.tcp(source.1, destination.1, 1, 65_535).ack(1).psh().write(&mut frame, payload))
-        }
+        protocol::TCP => ("tcp", ip.tcp(source.1, destination.1, 1, 65_535).ack(1).psh().write(&mut frame, payload)),
         protocol::UDP => ("udp", ip.udp(source.1, destination.1).write(&mut frame, payload)),
         other => bail!("protocol {other} is none of Weir's"),
     };

@@ -10,8 +10,9 @@ const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
 /// Two services on one backend each (`l2` TCP, `nat` UDP), with the way back of the second.
 fn tables() -> Tables {
-    let [web, dns, way_back] = [("192.0.2.1", 443, protocol::TCP), ("192.0.2.2", 0, protocol::UDP), ("10.0.0.8", 53, 17)]
-        .map(|(address, port, protocol)| Endpoint { address: address.parse().unwrap(), port, protocol });
+    let [web, dns, way_back] =
+        [("192.0.2.1", 443, protocol::TCP), ("192.0.2.2", 0, protocol::UDP), ("10.0.0.8", 53, 17)]
+            .map(|(address, port, protocol)| Endpoint { address: address.parse().unwrap(), port, protocol });
     let service = |id| Service { id, first_slot: id * 100, slot_count: 7, flags: 0 };
     let backend = |service, mode, last| {
         let mut address = [0; 16];
@@ -20,7 +21,11 @@ fn tables() -> Tables {
         Backend { address, next_hop, service, mode, family: abi::family::V4, ..Backend::zeroed() }
     };
     Tables {
-        services: BTreeMap::from([(web, service(1)), (dns, service(2)), (Endpoint::vip_marker(web.address), service(1))]),
+        services: BTreeMap::from([
+            (web, service(1)),
+            (dns, service(2)),
+            (Endpoint::vip_marker(web.address), service(1)),
+        ]),
         slots: BTreeMap::from([1, 2].map(|id| (id * 100, vec![SlotWord::steady(id); 7]))),
         backends: BTreeMap::from([(1, backend(1, mode::L2, 7)), (2, backend(2, mode::NAT, 8))]),
         reverse: BTreeMap::from([(way_back, abi::Reverse { service: 2, backend: 2, ..abi::Reverse::zeroed() })]),
@@ -72,7 +77,10 @@ fn a_program_that_does_right_passes() {
 #[test]
 fn a_program_that_does_wrong_is_found_out() {
     let passes = fault(|answer| Answer { action: 2, ..answer }).unwrap();
-    assert!(passes.contains("198.51.100.77:40000 to 192.0.2.1:443 gets the answer pass, expected transmit"), "{passes}");
+    assert!(
+        passes.contains("198.51.100.77:40000 to 192.0.2.1:443 gets the answer pass, expected transmit"),
+        "{passes}"
+    );
     let strange = fault(|answer| Answer { action: 77, ..answer }).unwrap();
     assert!(strange.contains("77, which is none of Weir's"), "{strange}");
     let flipped = fault(|mut answer| {
