@@ -11,10 +11,7 @@ use anyhow::{Context as _, bail};
 use rustix::process::{Pid, test_kill_process};
 
 use super::{Outcome, context::Context, render};
-use crate::api::{
-    client::ClientError,
-    types::{LastUpgrade, Upgrading},
-};
+use crate::api::types::{LastUpgrade, Upgrading};
 
 /// The daemon gives a preflight 30 s.
 const PREFLIGHT: Duration = Duration::from_secs(40);
@@ -63,8 +60,8 @@ fn wait(begun: &Upgrading, context: &Context<'_>) -> anyhow::Result<LastUpgrade>
             Err(error) if gone => return Err(error).context(
                 "the daemon ended in the upgrade; what was attached goes on forwarding, see its log and start it again",
             ),
-            Err(error) if is_absence(&error) => {}
-            Err(error) => return Err(error),
+            // It is on its way from one binary to the other.
+            Err(_) => {}
         }
         sleep(PAUSE);
     }
@@ -74,12 +71,4 @@ fn wait(begun: &Upgrading, context: &Context<'_>) -> anyhow::Result<LastUpgrade>
 fn is_gone(pid: u32) -> bool {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     pid.is_some_and(|pid| test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
-}
-
-/// What is to be expected while the daemon becomes another one.
-fn is_absence(error: &anyhow::Error) -> bool {
-    matches!(
-        error.downcast_ref(),
-        Some(ClientError::NoDaemon(_) | ClientError::Broken { .. } | ClientError::TimedOut(..))
-    )
 }

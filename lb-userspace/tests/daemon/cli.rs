@@ -39,6 +39,38 @@ backends       4     16,384  0.0 %
 }
 
 #[test]
+fn an_upgrade_is_told_and_shown() {
+    let daemon = Daemon::start();
+    let ran = daemon.weir(&["upgrade", "--binary", "/opt/weir-new"]);
+    assert_out(&ran, "upgraded from 0.1.0 to 0.2.0 in 0.3 s; packets were forwarded all the time\n");
+    let status = daemon.weir(&["status"]).out;
+    assert!(status.contains("\nupgrade   1m ago: from 0.1.0 to 0.2.0 in 0.3 s\n"), "{status}");
+    let ran = daemon.weir(&["upgrade", "--json", "--binary", "/opt/weir-new"]);
+    let expected = json!({
+        "at_unix_ms": 1_799_999_940_000_u64, "took_ms": 349, "from": "0.1.0", "to": "0.2.0", "binary": "/opt/weir-new",
+        "failure": null
+    });
+    assert_eq!((ran.code, serde_json::from_str::<Value>(&ran.out).unwrap()), (0, expected));
+}
+
+#[test]
+fn an_upgrade_that_comes_to_nothing_fails() {
+    let daemon = Daemon::start();
+    let refused = daemon.weir(&["upgrade", "--binary", "/opt/weir-bad"]);
+    let why = "weir: not upgraded, version 0.1.0 goes on: the preflight of /opt/weir-bad failed: out of luck";
+    assert_failed(&refused, why);
+    let gone = daemon.weir(&["upgrade", "--binary", "/opt/weir-gone"]);
+    assert!(gone.code == 1 && gone.err.contains("another (pid 4242, version 0.1.0) was started"), "{gone:?}");
+    let back = daemon.weir(&["upgrade", "--binary", "/opt/weir-back"]);
+    let said = "not upgraded to 0.2.0: 0.1.0 goes on after 0.3 s, packets were forwarded all the time: interface eth9 \
+                does not exist\n";
+    assert_eq!((back.code, back.out.as_str()), (1, said));
+    let status = daemon.weir(&["status"]).out;
+    let row = "\nupgrade   1m ago: 0.1.0 came back from 0.2.0 (/opt/weir-back): interface eth9 does not exist\n";
+    assert!(status.contains(row), "{status}");
+}
+
+#[test]
 fn services_are_listed_with_aligned_numbers() {
     let daemon = Daemon::start();
     let expected = "\
@@ -266,7 +298,8 @@ fn without_a_daemon_every_client_command_says_so() {
     let mut daemon = Daemon::start();
     daemon.stop();
     let message = format!("weir: no daemon answers at {}: is `weir run` running?", daemon.socket.display());
-    let commands = ["status", "service list", "backend list", "stats", "stats --watch", "detach", "backend drain a b"];
+    let commands =
+        ["status", "service list", "backend list", "stats", "stats --watch", "detach", "upgrade", "backend drain a b"];
     for command in commands {
         assert_failed(&daemon.weir(&command.split(' ').collect::<Vec<_>>()), &message);
     }

@@ -15,11 +15,12 @@ use tempfile::TempDir;
 use tokio::{runtime::Runtime, sync::oneshot, task::JoinHandle};
 use weir::{
     api::{
-        control::{Control, ControlError},
+        control::{Control, ControlError, Upgrader},
+        routes,
         server::Server,
         types::{
             Backend, BackendCounts, BackendFlows, BackendState, BackendStats, Change, Detached, Interface, LastChange,
-            NextHop, ReasonCount, Service, ServiceStats, Stats, Status, TableUse, Traffic,
+            LastUpgrade, NextHop, ReasonCount, Service, ServiceStats, Stats, Status, TableUse, Traffic, Upgrading,
         },
     },
     cli::{self, Screen},
@@ -39,6 +40,8 @@ pub struct Fake {
     reads: Mutex<u64>,
     /// What becomes of the draining backend: one of these each time that its service is asked for, the last one for ever.
     pub drains: Mutex<VecDeque<Draining>>,
+    /// How the last upgrade ended.
+    upgraded: Mutex<Option<LastUpgrade>>,
 }
 
 /// What is found of a draining backend.
@@ -122,6 +125,7 @@ impl Control for Fake {
                 at_unix_ms: (NOW - 300) * 1000,
                 summary: "backend \"10.0.0.8\" of service \"web\" drained".to_owned(),
             }),
+            last_upgrade: self.upgraded.lock().unwrap().clone(),
         })
     }
 
@@ -295,6 +299,25 @@ pub fn scene() -> Vec<Service> {
     ]
 }
 
+#[async_trait]
+impl Upgrader for Fake {
+    async fn upgrade(&self, binary: &Path) -> Result<Upgrading, ControlError> {
+        let name = binary.file_name().unwrap().to_str().unwrap();
+        if name == "weir-bad" {
+            return Err(ControlError::Conflict(format!("the preflight of {} failed: out of luck", binary.display())));
+        }
+        let (from, to, at_unix_ms) = ("0.1.0".to_owned(), "0.2.0".to_owned(), (NOW - 60) * 1000);
+        let failure = (name == "weir-back").then(|| "interface eth9 does not exist".to_owned());
+        let (pid, binary) = (4242, binary.to_owned());
+        if name != "weir-gone" {
+            let ended = LastUpgrade { at_unix_ms, took_ms: 349, from: from.clone(), to: to.clone(), binary, failure };
+            *self.upgraded.lock().unwrap() = Some(ended);
+            return Ok(Upgrading { at_unix_ms, pid, from, to, packets: 18 });
+        }
+        Ok(Upgrading { at_unix_ms, pid: 4241, from, to, packets: 18 })
+    }
+}
+
 /// A server over [`Fake`], stopped when dropped.
 pub struct Daemon {
     pub socket: PathBuf,
@@ -322,7 +345,8 @@ impl Daemon {
         let (stop, stopped) = oneshot::channel::<()>();
         let server = runtime.block_on(async { Server::bind(&socket) }).unwrap();
         let shutdown = async move { drop(stopped.await) };
-        let serving = runtime.spawn(server.serve(Arc::clone(&control) as Arc<dyn Control>, shutdown));
+        let daemon = routes::Daemon { control: control.clone(), upgrader: control.clone() };
+        let serving = runtime.spawn(server.serve(daemon, shutdown));
         Self { socket, control, runtime, stop: Some(stop), serving: Some(serving), directory }
     }
 

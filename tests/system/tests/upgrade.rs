@@ -129,7 +129,7 @@ fn a_binary_that_fails_its_preflight_changes_nothing() -> Result<()> {
         (file("plain", b"text", 0o644)?, "not an executable file"),
         (file("writable", b"#!/bin/sh\nexit 0\n", 0o777)?, "others than root"),
         (PathBuf::from("/bin/true"), "does not answer as weir does"),
-        (PathBuf::from("/usr/bin/yes"), "signal: 13"),
+        (file("endless", b"#!/bin/sh\nexec yes\n", 0o755)?, "signal: 13"),
         (file("cut", &whole[..whole.len() / 8], 0o755)?, "failed"),
         (file("empty", b"", 0o755)?, "can't be executed"),
         (file("fails", b"#!/bin/sh\necho weir: out of luck >&2\nexit 1\n", 0o755)?, "failed: out of luck"),
@@ -146,12 +146,12 @@ fn a_binary_that_fails_its_preflight_changes_nothing() -> Result<()> {
         ensure!(said.contains(why), "{said}");
     }
     fs::write(weir.config(), &config)?;
+    ensure!((Attached::read(&lab)?, executable(&pid(&weir)?)?) == before, "it is another one");
     pretend_layout(&lab, 99)?;
     let said = refusal(&weir, &copy)?;
     ensure!(said.contains("newer table layout 99"), "{said}");
 
     nothing_fails(&load.finish()?)?;
-    ensure!((Attached::read(&lab)?, executable(&pid(&weir)?)?) == before, "it is another one");
     ensure!(weir.json(&["status"])?["last_upgrade"].is_null());
     weir.cli(&["backend", "drain", "web", "b1"])?;
     ensure!(curl::spread(lab.client(), URL, 40)?.keys().eq(["b2"]), "the daemon has no say any more");
@@ -310,7 +310,12 @@ fn script(lab: &Lab, name: &str, at_preflight: &str, later: &str) -> Result<Path
         "#!/bin/sh\nif [ \"$1\" = preflight ]; then\n{at_preflight}\nelse\n{later}\nfi\nexec {} \"$@\"\n",
         weir.display()
     );
-    file(lab, name, text.replace("then\n\nelse", "then\n:\nelse").replace("else\n\nfi", "else\n:\nfi").as_bytes(), 0o755)
+    file(
+        lab,
+        name,
+        text.replace("then\n\nelse", "then\n:\nelse").replace("else\n\nfi", "else\n:\nfi").as_bytes(),
+        0o755,
+    )
 }
 
 fn file(lab: &Lab, name: &str, contents: &[u8], mode: u32) -> Result<PathBuf> {
