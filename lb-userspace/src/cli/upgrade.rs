@@ -16,7 +16,7 @@ use crate::api::types::{LastUpgrade, Upgrading};
 /// The daemon gives a preflight 30 s.
 const PREFLIGHT: Duration = Duration::from_secs(40);
 /// It gives the new binary 30 s to be ready, after which the old one has to start.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Pause between questions whether it is over.
 const PAUSE: Duration = Duration::from_millis(20);
 

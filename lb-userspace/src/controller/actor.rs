@@ -116,12 +116,20 @@ impl Handle {
 
     /// Ends the controller and leaves the data plane as it is, whatever `on_exit` says: another daemon takes it over.
     pub async fn leave(&self) -> Result<(), ControlError> {
-        self.ask(|core| Ok(core.leave())).await
+        self.ask(|core| {
+            core.leave();
+            Ok(())
+        })
+        .await
     }
 
     /// Tells how the upgrade went that this daemon comes from.
     pub async fn upgraded(&self, upgrade: LastUpgrade) -> Result<(), ControlError> {
-        self.ask(|core| Ok(core.upgraded(upgrade))).await
+        self.ask(|core| {
+            core.upgraded(upgrade);
+            Ok(())
+        })
+        .await
     }
 
     async fn ask<T: Send + 'static>(

@@ -13,7 +13,7 @@ fn tables() -> Tables {
     let [web, dns, way_back] =
         [("192.0.2.1", 443, protocol::TCP), ("192.0.2.2", 0, protocol::UDP), ("10.0.0.8", 53, 17)]
             .map(|(address, port, protocol)| Endpoint { address: address.parse().unwrap(), port, protocol });
-    let service = |id| Service { id, first_slot: id * 100, slot_count: 7, flags: 0 };
+    let service = |id| Service { id, first_slot: id * 100, slot_count: 7, ..Service::zeroed() };
     let backend = |service, mode, last| {
         let mut address = [0; 16];
         address[..4].copy_from_slice(&[10, 0, 0, last]);
