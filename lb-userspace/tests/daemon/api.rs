@@ -145,6 +145,7 @@ fn the_openapi_document_lists_every_route_and_every_route_is_served() {
         "POST /v1/services/{service}/backends",
         "POST /v1/services/{service}/backends/{backend}/drain",
         "POST /v1/services/{service}/backends/{backend}/undrain",
+        "POST /v1/upgrade",
         "PUT /v1/services/{service}/backends/{backend}/weight",
     ];
     assert_eq!(found, expected);
