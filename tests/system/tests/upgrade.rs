@@ -185,11 +185,12 @@ fn a_preflight_that_hangs_is_given_up() -> Result<()> {
 fn a_daemon_that_can_not_take_over_gives_way_to_the_old_one() -> Result<()> {
     let Some(builder) = lab()? else { return Ok(()) };
     let lab = builder.build()?;
-    let config = lab.config(&[lab.service("web", Family::V4)]);
+    let config = lab.config(&services(&lab));
     let weir = lab.weir(&config)?;
     weir.cli(&["backend", "drain", "web", "b1"])?;
     let pid = pid(&weir)?;
-    let load = load(&lab, Family::V4);
+    // Of the service whose slots stay.
+    let load = load(&lab, Family::V6);
     // The old binary's file is gone by the time it is needed.
     let old = lab.dir().join("weir-old");
     fs::copy(weir_binary()?, &old)?;
