@@ -65,7 +65,7 @@ fn upgraded_under_load(lab: &Lab, weir: &WeirDaemon) -> Result<()> {
     ensure!(after.program != before.program, "the old program goes on: {before:?}");
     ensure!((&after.links, &after.maps) == (&before.links, &before.maps), "{before:?}, {after:?}");
     let status = weir.json(&["status"])?;
-    ensure!(status["pid"].to_string() == pid && executable(&pid)? == new, "{status}");
+    ensure!(crate::pid(weir)? == pid && executable(&pid)? == new, "{status}");
     let last = &status["last_upgrade"];
     ensure!(last["binary"] == path && last["failure"].is_null() && last["took_ms"].as_u64() < Some(20_000), "{last}");
     ensure!(weir.cli(&["status"])?.contains(" ago: from "));
@@ -237,7 +237,7 @@ fn returns(weir: &WeirDaemon, binary: &Path) -> Result<Value> {
 
 /// The same process, with the binary from before, its runtime changes and its hold on the packet path.
 fn goes_on(lab: &Lab, weir: &WeirDaemon, pid: &str) -> Result<()> {
-    ensure!(weir.json(&["status"])?["pid"].to_string() == pid, "another process");
+    ensure!(crate::pid(weir)? == pid, "another process");
     let executable = executable(pid)?;
     ensure!(executable.to_string_lossy().ends_with("weir-old (deleted)"), "{}", executable.display());
     ensure!(fs::read_to_string(format!("/proc/{pid}/comm"))?.trim() == "weir");
