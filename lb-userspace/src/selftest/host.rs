@@ -101,6 +101,10 @@ impl Entry for NoEntry {
         match *self {}
     }
 
+    fn tag(&self) -> u32 {
+        match *self {}
+    }
+
     fn replace(&self, _: FlowWord, _: FlowWord) -> bool {
         match *self {}
     }
