@@ -123,6 +123,18 @@ impl FlowEvent {
             Self::NotLearnt => "not-learnt",
         }
     }
+
+    /// What it means, for operators.
+    #[must_use]
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::LookedUp => "A packet's flow was looked up, for its slot may have tracked ones.",
+            Self::Opened => "A new flow was entered.",
+            Self::Learnt => "An old flow was entered, to stay where it is when its slot settles.",
+            Self::NotOpened => "A new flow was not entered: the table is full.",
+            Self::NotLearnt => "An old flow was not entered: the table is full.",
+        }
+    }
 }
 
 /// Looks at an entry that other CPUs change meanwhile.

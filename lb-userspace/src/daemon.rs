@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     api::{control::Control, routes::Daemon, server::Server, types::LastUpgrade},
+    cli::format,
     controller::{Controller, Start},
     dataplane::{Kernel, Pins},
     decap::terminated,
@@ -22,6 +23,7 @@ use crate::{
     nexthop::NetworkMonitor,
     object::OBJECT,
     spec::Node,
+    tables::Dataplane as _,
     upgrade::{
         Next, Upgrades,
         baton::{self, Inherited, Predecessor},
@@ -173,6 +175,7 @@ async fn serve(start: Start, origin: Origin) -> anyhow::Result<Option<Next>> {
 fn start_controller(start: Start, node: &Node, network: NetworkMonitor) -> anyhow::Result<Controller> {
     let pins = Pins::of(&node.instance);
     let mut kernel = Kernel::open(OBJECT, node, pins.clone())?;
+    tell_memory(&kernel);
     let adopted = kernel.adopted();
     let tested = if adopted { test(node, &pins) } else { Ok(()) };
     let started = tested
@@ -190,6 +193,18 @@ fn test(node: &Node, pins: &Pins) -> anyhow::Result<()> {
     let packets = preflight::test(node, pins)?;
     info!("self-test passed: {packets} packets");
     Ok(())
+}
+
+/// Logs what the tables take of the kernel's memory: the flow tables' sizes are the operator's to choose.
+fn tell_memory(kernel: &Kernel) {
+    let tables = match kernel.memory() {
+        Ok(tables) => tables,
+        Err(error) => return warn!("can't tell the memory of the kernel's tables: {error:#}"),
+    };
+    let of = |name: &str| tables.iter().filter(|table| table.name == name).map(|table| table.bytes).sum();
+    let all = tables.iter().map(|table| table.bytes).sum();
+    let [v4, v6, all] = [of("flows-v4"), of("flows-v6"), all].map(format::bytes);
+    info!("kernel memory: {v4} for the flow table of IPv4, {v6} for that of IPv6, {all} for all tables");
 }
 
 /// Ready when the sender is dropped.

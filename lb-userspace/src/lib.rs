@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod dataplane;
 pub mod decap;
 pub mod doctor;
+pub mod flows;
 pub mod health;
 pub mod metrics;
 pub mod nexthop;

@@ -39,6 +39,8 @@ pub struct Status {
     pub backends: BackendCounts,
     /// Use of the kernel tables.
     pub tables: Vec<TableUse>,
+    /// Kernel memory that each of its tables takes.
+    pub memory: Vec<TableMemory>,
     /// The last change of the configuration since the daemon started.
     pub last_change: Option<LastChange>,
     /// The upgrade that this daemon comes from, or that it came back from.
@@ -83,10 +85,19 @@ pub struct BackendCounts {
 pub struct TableUse {
     /// Name of the table, such as `slots`.
     pub name: String,
-    /// Entries in use.
+    /// Entries in use; of the flow tables, those that the last sweep left, and 0 before the first.
     pub used: u64,
     /// Entries there is room for.
     pub capacity: u64,
+}
+
+/// Kernel memory that a table takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TableMemory {
+    /// Name of the table, such as `flows-v4`: those that have a [`TableUse`], and others.
+    pub name: String,
+    /// Bytes: of all entries where they are allocated beforehand, otherwise of those in use.
+    pub bytes: u64,
 }
 
 /// A change of the configuration.
@@ -240,6 +251,8 @@ pub struct Stats {
     pub services: Vec<ServiceStats>,
     /// By reason, every reason there is.
     pub reasons: Vec<ReasonCount>,
+    /// What happened in the flow tables, everything that can.
+    pub flow_events: Vec<FlowEventCount>,
 }
 
 /// Counters of a service and its backends.
@@ -273,6 +286,17 @@ pub struct ReasonCount {
     pub meaning: String,
     /// Packets.
     pub packets: u64,
+}
+
+/// How often something happened in the flow tables.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FlowEventCount {
+    /// Name, such as `looked-up`; never changes.
+    pub name: String,
+    /// What it means, in one line.
+    pub meaning: String,
+    /// How often.
+    pub count: u64,
 }
 
 /// What a change of the configuration did. It is in the kernel by the time this is sent.

@@ -8,7 +8,7 @@ mod daemon;
 mod detach;
 mod doctor;
 mod drain;
-mod format;
+pub(crate) mod format;
 mod render;
 mod service;
 mod stats;

@@ -26,6 +26,7 @@ use crate::{
         control::ControlError,
         types::{Change, Detached, LastChange, LastUpgrade, unix_ms},
     },
+    flows::Census,
     health::{Event, Health, Target},
     nexthop::{NetworkView, Resolution},
     spec::OnExit,
@@ -44,6 +45,8 @@ pub struct Core {
     pub(super) standings: Standings,
     pub(super) last_change: Option<LastChange>,
     pub(super) last_upgrade: Option<LastUpgrade>,
+    /// What the last sweep of the flow tables found.
+    pub(super) census: Option<Census>,
     store: Store,
     /// A write or a plan failed: the kernel's tables may be otherwise than `mirror` says or `want` demands.
     suspect: bool,
@@ -70,6 +73,7 @@ impl Core {
             standings: Standings::default(),
             last_change: None,
             last_upgrade: None,
+            census: None,
             store: start.store,
             suspect: false,
             held_back: 0,

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::SystemTime};
 use lb_common::{
     abi::{ABI_VERSION, NO_BACKEND},
     reason::Reason,
+    tracking::FlowEvent,
 };
 
 use super::{
@@ -17,8 +18,8 @@ use crate::{
     api::{
         control::ControlError,
         types::{
-            Backend, BackendCounts, BackendFlows, BackendState, BackendStats, Interface, NextHop, ReasonCount, Service,
-            ServiceStats, Stats, Status, TableUse, Traffic, millis, unix_ms,
+            Backend, BackendCounts, BackendFlows, BackendState, BackendStats, FlowEventCount, Interface, NextHop,
+            ReasonCount, Service, ServiceStats, Stats, Status, TableMemory, TableUse, Traffic, millis, unix_ms,
         },
     },
     spec::{self, Hold},
@@ -45,6 +46,7 @@ impl Core {
             services: count(self.want.spec.services.len()),
             backends: BackendCounts::of(self.all_backends().map(|(key, backend)| self.state(&key, backend))),
             tables: self.table_use(),
+            memory: self.table_memory(),
             last_change: self.last_change.clone(),
             last_upgrade: self.last_upgrade.clone(),
         }
@@ -85,7 +87,13 @@ impl Core {
             meaning: reason.meaning().to_owned(),
             packets: counters.reasons.get(*reason as usize).copied().unwrap_or(0),
         });
-        Ok(Stats { at_unix_ms, services: services.collect(), reasons: reasons.collect() })
+        let flow_events = FlowEvent::ALL.iter().map(|event| FlowEventCount {
+            name: event.name().to_owned(),
+            meaning: event.meaning().to_owned(),
+            count: counters.flow_events.get(*event as usize).copied().unwrap_or(0),
+        });
+        let (services, reasons) = (services.collect(), reasons.collect());
+        Ok(Stats { at_unix_ms, services, reasons, flow_events: flow_events.collect() })
     }
 
     fn describe(&self, service: &spec::Service, counters: &Counters) -> Service {
@@ -205,8 +213,16 @@ impl Core {
         services.flat_map(|service| service.backends.iter().map(|backend| (entry::service_key(service), backend)))
     }
 
+    /// What is not known is left out: why, the log has said when the daemon started.
+    fn table_memory(&self) -> Vec<TableMemory> {
+        let memory = self.dataplane.memory().unwrap_or_default();
+        memory.into_iter().map(|table| TableMemory { name: table.name, bytes: table.bytes }).collect()
+    }
+
     fn table_use(&self) -> Vec<TableUse> {
         let (tables, capacity) = (self.mirror.tables(), &self.capacity);
+        let flows_v6 = self.census.as_ref().map_or(0, |census| census.entries_v6);
+        let flows_v4 = self.census.as_ref().map_or(0, |census| census.entries - census.entries_v6);
         let services = |v4: bool| tables.services.keys().filter(move |key| key.address.is_ipv4() == v4).count();
         let routes = |v4: bool| tables.routes.keys().filter(move |net| net.addr().is_ipv4() == v4).count();
         let ways_back = |v4: bool| tables.reverse.keys().filter(move |key| key.address.is_ipv4() == v4).count();
@@ -215,6 +231,8 @@ impl Core {
             ("services-v4", services(true) as u64, capacity.services),
             ("services-v6", services(false) as u64, capacity.services),
             ("slots", slots, capacity.slots),
+            ("flows-v4", flows_v4, capacity.flows),
+            ("flows-v6", flows_v6, capacity.flows),
             ("backends", tables.backends.len() as u64, capacity.backend_ids.saturating_sub(1)),
             ("reverse-v4", ways_back(true) as u64, capacity.reverse),
             ("reverse-v6", ways_back(false) as u64, capacity.reverse),

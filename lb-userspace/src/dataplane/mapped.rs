@@ -56,8 +56,8 @@ impl<T: Pod> Mapped<T> {
         Ok(bytemuck::pod_read_unaligned(&bytes[..size_of::<T>()]))
     }
 
-    /// Stores an element.
-    pub(super) fn store(&mut self, index: u32, value: &T) -> anyhow::Result<()> {
+    /// Stores an element. Other threads may read it meanwhile, and must not store to it.
+    pub(super) fn store(&self, index: u32, value: &T) -> anyhow::Result<()> {
         let (values, _) = bytemuck::bytes_of(value).as_chunks();
         for (word, value) in self.words(index)?.iter().zip(values) {
             word.store(u64::from_ne_bytes(*value), Ordering::Release);

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 use anyhow::Context as _;
@@ -15,13 +16,17 @@ use bytemuck::{Pod, Zeroable as _};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::{
     abi::{
-        self, Backend, Egress, EndpointV4, EndpointV6, NextHop, Reverse, Service, Settings, SlotWord, Traffic,
-        WantedNeighbour,
+        self, Backend, Egress, EndpointV4, EndpointV6, FlowEntry, FlowKeyV4, FlowKeyV6, HandshakeTimes, NextHop,
+        Reverse, Service, Settings, SlotWord, Traffic, WantedNeighbour,
     },
     reason::Reason,
+    tracking::FlowEvent,
 };
 
-use super::mapped::Mapped;
+use super::{
+    flows::{Entries, KernelFlows, Undertakers},
+    mapped::Mapped,
+};
 use crate::tables::{Capacity, Counters, Endpoint, EndpointKey, Tables, Write};
 
 /// Every map of the balancer: all of them are pinned.
@@ -114,8 +119,14 @@ struct Endpoints<V: Pod> {
 pub(super) struct Maps {
     settings: Array<MapData, Wire<Settings>>,
     services: Endpoints<Service>,
-    slots: Mapped<SlotWord>,
+    slots: Arc<Mapped<SlotWord>>,
     backends: Mapped<Backend>,
+    flows_v4: HashMap<MapData, Wire<FlowKeyV4>, Wire<FlowEntry>>,
+    flows_v6: HashMap<MapData, Wire<FlowKeyV6>, Wire<FlowEntry>>,
+    flow_counts: Array<MapData, u64>,
+    flow_events: PerCpuArray<MapData, u64>,
+    turns: Array<MapData, u64>,
+    handshake_times: PerCpuArray<MapData, Wire<HandshakeTimes>>,
     reverse: Endpoints<Reverse>,
     routes_v4: LpmTrie<MapData, [u8; 4], Wire<NextHop>>,
     routes_v6: LpmTrie<MapData, [u8; 16], Wire<NextHop>>,
@@ -133,8 +144,14 @@ impl Maps {
         Ok(Self {
             settings: take(ebpf, "SETTINGS")?,
             services: Endpoints { v4: take(ebpf, "SERVICES_V4")?, v6: take(ebpf, "SERVICES_V6")? },
-            slots: Mapped::new(&take(ebpf, "SLOTS")?)?,
+            slots: Arc::new(Mapped::new(&take(ebpf, "SLOTS")?)?),
             backends: Mapped::new(&take(ebpf, "BACKENDS")?)?,
+            flows_v4: take(ebpf, "FLOWS_V4")?,
+            flows_v6: take(ebpf, "FLOWS_V6")?,
+            flow_counts: take(ebpf, "FLOW_COUNTS")?,
+            flow_events: take(ebpf, "FLOW_EVENTS")?,
+            turns: take(ebpf, "TURNS")?,
+            handshake_times: take(ebpf, "HANDSHAKE_TIMES")?,
             reverse: Endpoints { v4: take(ebpf, "REVERSE_V4")?, v6: take(ebpf, "REVERSE_V6")? },
             routes_v4: take(ebpf, "ROUTES_V4")?,
             routes_v6: take(ebpf, "ROUTES_V6")?,
@@ -204,7 +221,9 @@ impl Maps {
             Write::RemoveReverse(endpoint) => self.reverse.remove(endpoint),
             Write::Backend(id, backend) => self.backends.store(*id, backend),
             Write::ClearBackend(id) => {
-                clear(&mut self.backend_traffic, *id)?;
+                clear(&mut self.backend_traffic, *id, Traffic::default())?;
+                clear(&mut self.handshake_times, *id, HandshakeTimes::default())?;
+                self.flow_counts.set(*id, 0, 0)?;
                 self.backends.store(*id, &Backend::zeroed())
             }
             Write::Slots { first, words } => {
@@ -213,7 +232,8 @@ impl Maps {
             Write::Service(endpoint, service) => self.services.insert(endpoint, *service),
             Write::RemoveService(endpoint, service) => {
                 if !endpoint.is_vip_marker() {
-                    clear(&mut self.service_traffic, service.id)?;
+                    clear(&mut self.service_traffic, service.id, Traffic::default())?;
+                    self.turns.set(service.id, 0, 0)?;
                 }
                 self.services.remove(endpoint)
             }
@@ -254,11 +274,26 @@ impl Maps {
         }
         for &id in backends {
             counters.backends.insert(id, sum(&self.backend_traffic.get(&id, 0)?));
+            counters.handshakes.insert(id, sum_of_times(&self.handshake_times.get(&id, 0)?));
+            counters.live_flows.insert(id, self.flow_counts.get(&id, 0)?);
         }
         for &reason in Reason::ALL {
             counters.reasons.push(self.reasons.get(&(reason as u32), 0)?.iter().sum());
         }
+        for event in FlowEvent::ALL {
+            counters.flow_events.push(self.flow_events.get(&(event as u32), 0)?.iter().sum());
+        }
         Ok(counters)
+    }
+
+    /// The flow tables, for one sweep that reads `batch` entries at once.
+    pub(super) fn flow_table(&self, undertakers: Undertakers, batch: usize) -> anyhow::Result<KernelFlows> {
+        Ok(KernelFlows {
+            v4: Entries::of(&self.flows_v4, batch)?,
+            v6: Entries::of(&self.flows_v6, batch)?,
+            slots: Arc::clone(&self.slots),
+            undertakers,
+        })
     }
 }
 
@@ -307,9 +342,17 @@ fn sum(values: &PerCpuValues<Wire<Traffic>>) -> Traffic {
     })
 }
 
-fn clear(map: &mut PerCpuArray<MapData, Wire<Traffic>>, id: u32) -> anyhow::Result<()> {
+fn sum_of_times(values: &PerCpuValues<Wire<HandshakeTimes>>) -> HandshakeTimes {
+    values.iter().fold(HandshakeTimes::default(), |sum, Wire(cpu)| HandshakeTimes {
+        nanoseconds: sum.nanoseconds + cpu.nanoseconds,
+        count: sum.count + cpu.count,
+    })
+}
+
+/// Sets an element to `zero` on every CPU.
+fn clear<T: Pod>(map: &mut PerCpuArray<MapData, Wire<T>>, id: u32, zero: T) -> anyhow::Result<()> {
     let cpus = nr_cpus().map_err(|(_, error)| error)?;
-    let zero = PerCpuValues::try_from(vec![Wire(Traffic::default()); cpus])?;
+    let zero = PerCpuValues::try_from(vec![Wire(zero); cpus])?;
     Ok(map.set(id, zero, 0)?)
 }
 

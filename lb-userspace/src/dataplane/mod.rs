@@ -1,14 +1,17 @@
 //! The kernel's side: loading, pinning and attaching the XDP program, and its maps as [`Tables`].
 
 mod attach;
-mod link;
+mod bpf;
+mod flows;
 mod mapped;
 mod maps;
+mod memory;
 mod pins;
 mod settings;
 
 use std::{
     net::IpAddr,
+    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -22,17 +25,23 @@ use lb_common::abi::{self, OuterV4, OuterV6, Settings};
 use tracing::info;
 
 pub(crate) use attach::{Link, attach};
+use flows::Undertakers;
 pub(crate) use maps::take;
 use maps::{Maps, Wire};
+use memory::Memory;
 pub use pins::{Lock, Pins};
 
 use crate::{
+    flows::FlowTable,
     spec::{Node, XdpMode},
-    tables::{Attachment, Capacity, Counters, Dataplane, Tables, Write},
+    tables::{Attachment, Capacity, Counters, Dataplane, TableMemory, Tables, Write},
 };
 
 /// Name of the balancer's program in the object.
 const PROGRAM: &str = "weir";
+
+/// Names of the programs that delete from the flow tables of IPv4 and IPv6.
+const UNDERTAKERS: [&str; 2] = ["weir_bury_v4", "weir_bury_v6"];
 
 /// Entries at most of what a program on trial has of its own: enough for the packets that it is tried with.
 const TRIAL_ENTRIES: u32 = 4096;
@@ -72,6 +81,7 @@ pub struct Kernel {
     // Keeps the program alive.
     ebpf: Ebpf,
     maps: Maps,
+    memory: Memory,
     pins: Option<Pins>,
     // Keeps other daemons from the pins.
     _lock: Option<Lock>,
@@ -162,9 +172,14 @@ impl Kernel {
             }
         }
         let mut ebpf = loader.load(object).map_err(explain_load)?;
-        program(&mut ebpf)?.load().map_err(explain_program).context("cannot load the XDP program")?;
+        for name in [PROGRAM].into_iter().chain(UNDERTAKERS) {
+            let load = program(&mut ebpf, name)?.load().map_err(explain_program);
+            load.with_context(|| format!("cannot load the XDP program {name}"))?;
+        }
+        let memory = Memory::of(&ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
-        Ok(Self { ebpf, maps, pins: None, _lock: None, settings, mode: None, attachments: Vec::new(), adopted: false })
+        let (attachments, adopted) = (Vec::new(), false);
+        Ok(Self { ebpf, maps, memory, pins: None, _lock: None, settings, mode: None, attachments, adopted })
     }
 
     /// What the program was loaded with.
@@ -190,7 +205,7 @@ impl Kernel {
         for interface in interfaces {
             wanted.push(Link::of(interface, mode)?);
         }
-        let program = program(&mut self.ebpf)?;
+        let program = program(&mut self.ebpf, PROGRAM)?;
         self.mode = Some(mode);
         self.attachments.clear();
         for link in &wanted {
@@ -214,13 +229,29 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses the run: the frame is shorter than an Ethernet header or `ingress` does not exist.
     pub fn test_run(&mut self, frame: &[u8], ingress: u32) -> anyhow::Result<(u32, Vec<u8>)> {
-        run_once(program(&mut self.ebpf)?, frame, ingress)
+        run_once(program(&mut self.ebpf, PROGRAM)?, frame, ingress)
+    }
+
+    /// The flow tables for one sweep that reads them by so many entries at once, or by more where a bucket has more: for
+    /// tests and measurements.
+    ///
+    /// # Errors
+    /// There are too many open files.
+    pub fn flow_table_by(&self, batch: usize) -> anyhow::Result<Box<dyn FlowTable>> {
+        let [v4, v6] = UNDERTAKERS.map(|name| self.handle_of(name));
+        Ok(Box::new(self.maps.flow_table(Undertakers { v4: v4?, v6: v6? }, batch)?))
+    }
+
+    /// A handle of the program called `name`, for other threads.
+    fn handle_of(&self, name: &str) -> anyhow::Result<OwnedFd> {
+        let program = self.ebpf.program(name).with_context(|| format!("the object lacks the program {name}"))?;
+        Ok(program.fd()?.as_fd().try_clone_to_owned()?)
     }
 }
 
-/// The balancer's program.
-fn program(ebpf: &mut Ebpf) -> anyhow::Result<&mut Xdp> {
-    Ok(ebpf.program_mut(PROGRAM).context("the object lacks the balancer")?.try_into()?)
+/// The program called `name`.
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Xdp> {
+    Ok(ebpf.program_mut(name).with_context(|| format!("the object lacks the program {name}"))?.try_into()?)
 }
 
 /// Runs `program` once over `frame`; see [`Kernel::test_run`].
@@ -259,13 +290,21 @@ impl Dataplane for Kernel {
         self.maps.counters(services, backends)
     }
 
+    fn flow_table(&self) -> anyhow::Result<Box<dyn FlowTable>> {
+        self.flow_table_by(flows::BATCH)
+    }
+
+    fn memory(&self) -> anyhow::Result<Vec<TableMemory>> {
+        self.memory.read()
+    }
+
     fn seed(&self) -> [u64; 2] {
         self.settings.seed
     }
 
     fn reattach(&mut self) {
         let (Some(pins), Some(mode)) = (&self.pins, self.mode) else { return };
-        let Ok(program) = program(&mut self.ebpf) else { return };
+        let Ok(program) = program(&mut self.ebpf, PROGRAM) else { return };
         for attachment in &mut self.attachments {
             attach::look_again(program, attachment, mode, pins);
         }

@@ -20,7 +20,7 @@ use rustix::{
 };
 use tracing::warn;
 
-use super::{Link, ensure_bpffs, link::detach, maps, settings};
+use super::{Link, bpf::detach, ensure_bpffs, maps, settings};
 use crate::tables::Capacity;
 
 /// Root of the BPF file system.

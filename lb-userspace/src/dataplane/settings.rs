@@ -1,33 +1,15 @@
 //! What pinned maps were made with, read so that no layout is taken for another one.
 
-use std::{
-    io,
-    os::fd::{AsFd as _, AsRawFd as _},
-    path::Path,
-};
+use std::{os::fd::AsFd as _, path::Path};
 
 use anyhow::{Context as _, ensure};
 use aya::maps::{MapData, MapType};
 use lb_common::abi::{ABI_VERSION, Settings};
-use libc::c_uint;
 
-use super::link::bpf;
-
-/// `enum bpf_cmd` in linux/bpf.h.
-const BPF_MAP_LOOKUP_ELEM: c_uint = 1;
+use super::bpf;
 
 /// Most bytes that settings may have; those of any layout are far smaller.
 const LARGEST: u32 = 4096;
-
-/// What `BPF_MAP_LOOKUP_ELEM` reads of `union bpf_attr`.
-#[repr(C)]
-struct LookUp {
-    map_fd: u32,
-    pad: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
 
 /// The settings in the map that is pinned at `pin`; `None` if they were never written.
 ///
@@ -61,7 +43,7 @@ fn understand(bytes: &[u8], ours: u32) -> anyhow::Result<Option<Settings>> {
     Ok(Some(bytemuck::pod_read_unaligned(bytes)))
 }
 
-/// The first element of the array that is pinned at `pin`, of whatever size; for which aya has no function.
+/// The first element of the array that is pinned at `pin`, of whatever size.
 fn first_element(pin: &Path) -> anyhow::Result<Vec<u8>> {
     let map = MapData::from_pin(pin)?;
     let info = map.info()?;
@@ -69,16 +51,8 @@ fn first_element(pin: &Path) -> anyhow::Result<Vec<u8>> {
     ensure!(matches!(info.map_type(), Ok(MapType::Array)) && size <= LARGEST, "it does not look like weir's");
     // Rounded up: what the kernel copies for some kinds of maps.
     let mut value = vec![0_u8; size.next_multiple_of(8) as usize];
-    let key = 0_u32;
-    let look_up = LookUp {
-        map_fd: u32::try_from(map.fd().as_fd().as_raw_fd()).map_err(io::Error::other)?,
-        pad: 0,
-        key: (&raw const key).addr() as u64,
-        value: value.as_mut_ptr().addr() as u64,
-        flags: 0,
-    };
-    // SAFETY: the fields are the command's; an array's key has four bytes, and `value` has room for an element.
-    unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &look_up) }?;
+    // SAFETY: `value` has room for an element of this array.
+    unsafe { bpf::look_up(map.fd().as_fd(), 0, &mut value) }?;
     value.truncate(size as usize);
     Ok(value)
 }

@@ -4,6 +4,8 @@
 //! that nobody needs. What it leaves behind it counts: the [`Census`] that the controller settles slots by.
 
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -53,11 +55,14 @@ pub struct Surroundings {
     pub seed: [u64; 2],
 }
 
-/// What a sweep has found, deletions done.
+/// What a sweep has found, deletions done. An entry may be counted as left that is not, never the other way round: see
+/// [`sweep`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
     /// Entries that are left.
     pub entries: u64,
+    /// Those of them that are in the IPv6 table.
+    pub entries_v6: u64,
     /// Entries that were deleted, by reason.
     pub ended: BTreeMap<End, u64>,
     /// Backends that entries name, whether they exist or not, and their flows.

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use lb_common::{
-    abi::{FlowEntry, Service, service_flags},
+    abi::{BURIALS, FlowEntry, Service, SlotWord, service_flags},
     hash,
-    settling::{Keep, end_of},
+    settling::{End, Keep, end_of},
 };
 
 use super::{Census, FlowKey, FlowTable, Surroundings};
@@ -27,18 +27,102 @@ pub fn sweep(table: &mut dyn FlowTable, around: &Surroundings, now: u32) -> anyh
         let mut over = Vec::new();
         for (key, entry) in entries {
             let place = Place::of(&key, around, table);
-            let keep = place.keep(&key, &entry, around);
-            match end_of(&entry, &keep, now) {
-                // One that spoke in between stays, and is counted by the next sweep.
-                Some(end) => {
-                    over.push((key, entry.word));
-                    *census.ended.entry(end).or_default() += 1;
-                }
-                None => census.count(&entry, place.slot),
+            let slot = place.map(|place| place.slot);
+            match end_of(&entry, &keep(&key, place, entry.word.backend(), around), now) {
+                Some(end) => over.push(Judged { key, entry, slot, end }),
+                None => census.count(&key, &entry, slot),
             }
         }
-        if !over.is_empty() {
-            table.bury(&over)?;
+        bury(table, &over, &mut census)?;
+    }
+}
+
+/// An entry that is needed no longer.
+struct Judged {
+    key: FlowKey,
+    entry: FlowEntry,
+    slot: Option<u32>,
+    end: End,
+}
+
+/// Deletes what is `over`, and counts it.
+///
+/// Flows that spoke in between keep their entries. Which ones did is not known: so all count as left, each of them still
+/// names its backend and is in its slot, until the next sweep.
+fn bury(table: &mut dyn FlowTable, over: &[Judged], census: &mut Census) -> anyhow::Result<()> {
+    for batch in over.chunks(BURIALS) {
+        let burials: Vec<_> = batch.iter().map(|judged| (judged.key, judged.entry.word)).collect();
+        let all_gone = table.bury(&burials)? == burials.len() as u64;
+        for judged in batch {
+            if all_gone {
+                *census.ended.entry(judged.end).or_default() += 1;
+            } else {
+                census.count(&judged.key, &judged.entry, judged.slot);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where a flow is.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    /// The service that takes it, and after how many seconds of silence that forgets it.
+    service: &'a Service,
+    idle: u32,
+    /// Its slot: index in the slot array and word.
+    slot: u32,
+    word: SlotWord,
+}
+
+impl<'a> Place<'a> {
+    /// Finds it as the packet path does; `None` if no service has the flow's destination.
+    fn of(key: &FlowKey, around: &'a Surroundings, table: &dyn FlowTable) -> Option<Self> {
+        let endpoint = key.destination();
+        let every_port = Endpoint { port: 0, ..endpoint };
+        let (service, idle) = around.services.get(&endpoint).or_else(|| around.services.get(&every_port))?;
+        let hash = slot_hash(key, service, around.seed);
+        let slot = service.first_slot.wrapping_add(hash::slot_of(hash, service.slot_count));
+        Some(Self { service, idle: *idle, slot, word: table.slot(slot)? })
+    }
+}
+
+/// What decides about an entry of the flow `key` at `place` that names `backend`.
+fn keep(key: &FlowKey, place: Option<Place<'_>>, backend: u32, around: &Surroundings) -> Keep {
+    Keep {
+        slot: place.map(|place| place.word),
+        backend_exists: around.backends.contains(&backend),
+        is_tcp: key.is_tcp(),
+        track_every_flow: place.is_some_and(|place| place.service.tracks_every_flow()),
+        idle: place.map_or(0, |place| place.idle),
+    }
+}
+
+/// The hash that chooses the slot of a flow.
+fn slot_hash(key: &FlowKey, service: &Service, seed: [u64; 2]) -> u64 {
+    match (key, service.flags & service_flags::HASH_SOURCE != 0) {
+        (FlowKey::V4(k), true) => hash::source_v4(seed, k.source),
+        (FlowKey::V6(k), true) => hash::source_v6(seed, k.source),
+        (FlowKey::V4(k), false) => {
+            hash::flow_v4(seed, k.source, k.destination, k.source_port, k.destination_port, k.protocol)
+        }
+        (FlowKey::V6(k), false) => {
+            hash::flow_v6(seed, k.source, k.destination, k.source_port, k.destination_port, k.protocol)
+        }
+    }
+}
+
+impl Census {
+    /// Counts an entry that is left.
+    fn count(&mut self, key: &FlowKey, entry: &FlowEntry, slot: Option<u32>) {
+        self.entries += 1;
+        self.entries_v6 += u64::from(matches!(key, FlowKey::V6(_)));
+        self.occupied.extend(slot);
+        let flows = self.backends.entry(entry.word.backend()).or_default();
+        flows.entries += 1;
+        if !entry.word.is_closed() {
+            flows.live += 1;
+            flows.oldest = Some(flows.oldest.map_or(entry.opened, |oldest| oldest.min(entry.opened)));
         }
     }
 }

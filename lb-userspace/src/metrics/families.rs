@@ -48,6 +48,7 @@ pub fn encode(status: &Status, services: &[Service], counters: &Stats) -> Result
     traffic(&registry, services)?;
     backends(&registry, services)?;
     reasons(&registry, counters)?;
+    flow_events(&registry, counters)?;
     TextEncoder::new().encode_to_string(&registry.gather())
 }
 
@@ -79,6 +80,10 @@ fn tables(registry: &Registry, status: &Status) -> Result<()> {
     for table in &status.tables {
         used.with_label_values(&[&table.name]).set(float(table.used));
         capacity.with_label_values(&[&table.name]).set(float(table.capacity));
+    }
+    let memory = gauge(registry, "weir_table_memory_bytes", "Kernel memory that the table takes.", &["table"])?;
+    for table in &status.memory {
+        memory.with_label_values(&[&table.name]).set(float(table.bytes));
     }
     Ok(())
 }
@@ -118,6 +123,15 @@ fn reasons(registry: &Registry, stats: &Stats) -> Result<()> {
     let family = counter(registry, "weir_reason_packets_total", help, &["reason"])?;
     for reason in &stats.reasons {
         family.with_label_values(&[&reason.name]).inc_by(reason.packets);
+    }
+    Ok(())
+}
+
+fn flow_events(registry: &Registry, stats: &Stats) -> Result<()> {
+    let help = "What happened in the flow tables.";
+    let family = counter(registry, "weir_flow_events_total", help, &["event"])?;
+    for event in &stats.flow_events {
+        family.with_label_values(&[&event.name]).inc_by(event.count);
     }
     Ok(())
 }

@@ -1,16 +1,22 @@
 //! A data plane in memory, for tests.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard},
 };
 
 use anyhow::{Result, bail};
-use lb_common::abi::{NO_BACKEND, SlotWord};
+use lb_common::abi::{FlowEntry, FlowWord, NO_BACKEND, SlotWord};
 
-use super::{Attachment, Counters, Dataplane, Tables, Write};
-use crate::spec::XdpMode;
+use super::{Attachment, Counters, Dataplane, TableMemory, Tables, Write};
+use crate::{
+    flows::{FlowKey, FlowTable},
+    spec::XdpMode,
+};
+
+/// Entries that a sweep of a [`FakeDataplane`] gets at once: few, so that every sweep takes several steps.
+const BATCH: usize = 3;
 
 /// Kernel tables in memory. Clones share them, as restarted daemons share the pinned maps.
 #[derive(Clone, Default)]
@@ -23,13 +29,17 @@ pub struct Kernel {
     pub tables: Tables,
     /// The slot array; it grows as it is written.
     pub slots: BTreeMap<u32, SlotWord>,
+    /// The flow tables.
+    pub flows: BTreeMap<FlowKey, FlowEntry>,
+    /// Flows that speak when the sweep that has judged them is about to delete them.
+    pub speaking: BTreeSet<FlowKey>,
     /// Every write that was done.
     pub log: Vec<Write>,
     /// Writes that still succeed before one fails, once; `None` is all of them.
     pub fail_after: Option<usize>,
     /// What [`Dataplane::wanted_neighbours`] answers next.
     pub wanted: Vec<IpAddr>,
-    /// What [`Dataplane::counters`] answers, filtered by the ids.
+    /// What [`Dataplane::counters`] answers, filtered by the ids; but live flows are counted in `flows`.
     pub counters: Counters,
     /// Why the interface can't be attached to, if it can't; [`Dataplane::reattach`] finds out.
     pub obstacle: Option<String>,
@@ -65,6 +75,13 @@ impl Kernel {
             assert!(twice.is_none(), "{key:?} shares its range");
         }
         tables
+    }
+
+    /// Entries of the flow tables that name a backend and that nobody has closed.
+    #[must_use]
+    pub fn live_flows(&self, backend: u32) -> u64 {
+        let words = self.flows.values().map(|entry| entry.word);
+        words.filter(|word| word.backend() == backend && !word.is_closed()).count() as u64
     }
 
     /// Does one write.
@@ -104,10 +121,22 @@ impl Dataplane for FakeDataplane {
     }
 
     fn counters(&self, services: &[u32], backends: &[u32]) -> Result<Counters> {
-        let mut counters = self.kernel().counters.clone();
+        let kernel = self.kernel();
+        let mut counters = kernel.counters.clone();
         counters.services.retain(|id, _| services.contains(id));
         counters.backends.retain(|id, _| backends.contains(id));
+        counters.handshakes.retain(|id, _| backends.contains(id));
+        counters.live_flows = backends.iter().map(|id| (*id, kernel.live_flows(*id))).collect();
         Ok(counters)
+    }
+
+    fn flow_table(&self) -> Result<Box<dyn FlowTable>> {
+        let unseen = self.kernel().flows.keys().copied().collect();
+        Ok(Box::new(FakeFlowTable { dataplane: self.clone(), unseen }))
+    }
+
+    fn memory(&self) -> Result<Vec<TableMemory>> {
+        Ok(vec![TableMemory { name: "flows-v4".into(), bytes: 4096 }])
     }
 
     fn seed(&self) -> [u64; 2] {
@@ -129,5 +158,45 @@ impl Dataplane for FakeDataplane {
     fn detach(&mut self) -> Result<()> {
         self.kernel().detached = true;
         Ok(())
+    }
+}
+
+/// One sweep of the flow tables of a [`FakeDataplane`].
+struct FakeFlowTable {
+    dataplane: FakeDataplane,
+    /// Keys of the entries that the sweep has not got yet, if they are still there.
+    unseen: BTreeSet<FlowKey>,
+}
+
+impl FlowTable for FakeFlowTable {
+    fn next(&mut self) -> Result<Vec<(FlowKey, FlowEntry)>> {
+        let kernel = self.dataplane.kernel();
+        let mut entries = Vec::new();
+        while entries.len() < BATCH
+            && let Some(key) = self.unseen.pop_first()
+        {
+            entries.extend(kernel.flows.get(&key).map(|entry| (key, *entry)));
+        }
+        Ok(entries)
+    }
+
+    fn slot(&self, index: u32) -> Option<SlotWord> {
+        self.dataplane.kernel().slots.get(&index).copied()
+    }
+
+    fn bury(&mut self, entries: &[(FlowKey, FlowWord)]) -> Result<u64> {
+        let kernel = &mut *self.dataplane.kernel();
+        let mut buried = 0;
+        for (key, judged) in entries {
+            let Some(entry) = kernel.flows.get_mut(key) else { continue };
+            if kernel.speaking.contains(key) {
+                entry.word = FlowWord::new(judged.backend(), judged.flags(), judged.seen() + 1);
+            }
+            if entry.word == *judged {
+                kernel.flows.remove(key);
+                buried += 1;
+            }
+        }
+        Ok(buried)
     }
 }

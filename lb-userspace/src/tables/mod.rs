@@ -13,9 +13,12 @@ use std::{
 };
 
 use ipnet::IpNet;
-use lb_common::abi::{self, NextHop, SlotWord, Traffic};
+use lb_common::abi::{self, HandshakeTimes, NextHop, SlotWord, Traffic};
 
-use crate::spec::{TableSizes, XdpMode};
+use crate::{
+    flows::FlowTable,
+    spec::{TableSizes, XdpMode},
+};
 
 pub use diff::diff;
 
@@ -78,7 +81,7 @@ pub enum Write {
     },
     /// Adds or changes a service or VIP marker.
     Service(Endpoint, abi::Service),
-    /// Removes a service or VIP marker; before that, a service's counters are set to 0.
+    /// Removes a service or VIP marker; before that, a service's counters and its scheduler's are set to 0.
     RemoveService(Endpoint, abi::Service),
     /// Removes the way back from a backend.
     RemoveReverse(Endpoint),
@@ -120,6 +123,21 @@ pub struct Counters {
     pub backends: BTreeMap<u32, Traffic>,
     /// Packets by reason number.
     pub reasons: Vec<u64>,
+    /// What happened in the flow tables, by [`FlowEvent`](lb_common::tracking::FlowEvent) number.
+    pub flow_events: Vec<u64>,
+    /// Entries of the flow tables whose flows nobody has closed, by backend id: not since, but now.
+    pub live_flows: BTreeMap<u32, u64>,
+    /// What handshakes took where they are timed, by backend id.
+    pub handshakes: BTreeMap<u32, HandshakeTimes>,
+}
+
+/// Kernel memory that a table takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableMemory {
+    /// Name of the table, such as `flows-v4`.
+    pub name: String,
+    /// Bytes: of all its entries where they are allocated beforehand, otherwise of those that it has.
+    pub bytes: u64,
 }
 
 /// An interface that Weir is to be attached to.
@@ -146,7 +164,13 @@ pub trait Dataplane: Send {
     /// On-link clients that replies could not be sent to for want of a neighbour, since the last call.
     fn wanted_neighbours(&mut self) -> anyhow::Result<Vec<IpAddr>>;
 
-    /// Reads the counters of these services and backends (by id), and those of all reasons.
+    /// The flow tables, for one sweep. It goes on beside everything else that is done here, in a thread of its own.
+    fn flow_table(&self) -> anyhow::Result<Box<dyn FlowTable>>;
+
+    /// What every table takes of the kernel's memory.
+    fn memory(&self) -> anyhow::Result<Vec<TableMemory>>;
+
+    /// Reads the counters of these services and backends (by id), and those of all reasons and flow-table events.
     fn counters(&self, services: &[u32], backends: &[u32]) -> anyhow::Result<Counters>;
 
     /// The seed that its tables were made with: of the flow hash, and of the order in which slots are given out. It stays

@@ -26,13 +26,14 @@ config    /etc/weir/weir.toml
 changed   5m ago: backend \"10.0.0.8\" of service \"web\" drained
 services  2
 backends  3: 1 up, 1 down, 1 draining
+memory    90.2 MB in kernel tables, 56.6 MB of it in the flow tables
 
 INTERFACE  INDEX  XDP           WHY
 eth1           3  native        as configured
 wan0          12  not attached  no such device
 
-TABLE       USED   CAPACITY  SHARE
-slots     65,558  4,194,304  1.6 %
+TABLE       USED   CAPACITY  SHARE   MEMORY
+slots     65,558  4,194,304  1.6 %  33.6 MB
 backends       4     16,384  0.0 %
 ";
     assert_out(&daemon.weir(&["status"]), expected);
@@ -150,6 +151,9 @@ dns                                    0        7    700 B        6      5.40 kB
 REASON          PACKETS  MEANING
 no-service           12  Passed: no service has this address, port and protocol.
 forwarded-ipip   1.50 M  Forwarded to a backend in an IP-in-IP tunnel.
+
+FLOW TABLE   TIMES  MEANING
+looked-up   70,000  A packet's flow was looked up.
 ";
     assert_out(&daemon.weir(&["stats"]), expected);
 }
@@ -464,6 +468,9 @@ dns                                      0          0      0 bit/s          0   
 REASON          PACKETS/s  PACKETS  MEANING
 no-service              0       12  Passed: no service has this address, port and protocol.
 forwarded-ipip        500   1.50 M  Forwarded to a backend in an IP-in-IP tunnel.
+
+FLOW TABLE  TIMES/s   TIMES  MEANING
+looked-up       250  70,500  A packet's flow was looked up.
 
 ";
     assert!(frames[1] == expected, "expected:\n{expected}\nfound:\n{}", frames[1]);

@@ -68,12 +68,16 @@ fn every_value_is_there_under_its_name_and_labels() {
         ("weir_backend_slots{backend=10.0.0.7,service=web}", 65_537.0),
         ("weir_reason_packets_total{reason=forwarded-ipip}", 1_500_000.0),
         ("weir_reason_packets_total{reason=no-backend}", 0.0),
+        ("weir_flow_events_total{event=looked-up}", 70_000.0),
+        ("weir_flow_events_total{event=not-opened}", 0.0),
+        ("weir_table_memory_bytes{table=flows-v4}", 25_165_824.0),
     ];
     for (name, value) in expected {
         assert_eq!(samples.get(name), Some(&value), "{name} among {:#?}", samples.keys());
     }
-    // 6 of the node and its tables, 5 x 2 of services, 5 x 3 of backends, 2 slots, 6 x 3 gauges, 3 reasons.
-    assert_eq!(samples.len(), 9 + 10 + 15 + 2 + 18 + 3);
+    // 6 of the node and its tables, 5 x 2 of services, 5 x 3 of backends, 2 slots, 6 x 3 gauges, 3 reasons, 2 events,
+    // the memory of 3 tables.
+    assert_eq!(samples.len(), 9 + 10 + 15 + 2 + 18 + 3 + 2 + 3);
 }
 
 #[test]

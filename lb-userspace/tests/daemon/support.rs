@@ -19,8 +19,9 @@ use weir::{
         routes,
         server::Server,
         types::{
-            Backend, BackendCounts, BackendFlows, BackendState, BackendStats, Change, Detached, Interface, LastChange,
-            LastUpgrade, NextHop, ReasonCount, Service, ServiceStats, Stats, Status, TableUse, Traffic, Upgrading,
+            Backend, BackendCounts, BackendFlows, BackendState, BackendStats, Change, Detached, FlowEventCount,
+            Interface, LastChange, LastUpgrade, NextHop, ReasonCount, Service, ServiceStats, Stats, Status,
+            TableMemory, TableUse, Traffic, Upgrading,
         },
     },
     cli::{self, Screen},
@@ -121,6 +122,9 @@ impl Control for Fake {
                 TableUse { name: "slots".to_owned(), used: 65_558, capacity: 4_194_304 },
                 TableUse { name: "backends".to_owned(), used: 4, capacity: 16_384 },
             ],
+            memory: [("slots", 33_554_432), ("flows-v4", 25_165_824), ("flows-v6", 31_457_280)]
+                .map(|(name, bytes)| TableMemory { name: name.to_owned(), bytes })
+                .into(),
             last_change: Some(LastChange {
                 at_unix_ms: (NOW - 300) * 1000,
                 summary: "backend \"10.0.0.8\" of service \"web\" drained".to_owned(),
@@ -216,6 +220,11 @@ impl Control for Fake {
             meaning: meaning.to_owned(),
             packets,
         };
+        let event = |name: &str, meaning: &str, count| FlowEventCount {
+            name: name.to_owned(),
+            meaning: meaning.to_owned(),
+            count,
+        };
         Ok(Stats {
             at_unix_ms: NOW * 1000 + 2000 * reads,
             services: services.collect(),
@@ -223,6 +232,10 @@ impl Control for Fake {
                 reason("no-service", "Passed: no service has this address, port and protocol.", 12),
                 reason("forwarded-ipip", "Forwarded to a backend in an IP-in-IP tunnel.", 1_500_000 + 1000 * reads),
                 reason("no-backend", "Dropped: the service has no backend that is up.", 0),
+            ],
+            flow_events: vec![
+                event("looked-up", "A packet's flow was looked up.", 70_000 + 500 * reads),
+                event("not-opened", "A new flow was not entered: the table is full.", 0),
             ],
         })
     }

@@ -4,7 +4,7 @@ use comfy_table::{Cell, Table};
 
 use super::table::{Align, lines, state, table};
 use crate::{
-    api::types::{BackendStats, ReasonCount, ServiceStats, Stats, Traffic},
+    api::types::{BackendStats, ServiceStats, Stats, Traffic},
     cli::{Screen, format},
 };
 
@@ -17,14 +17,18 @@ pub enum View<'a> {
     RatesSince(&'a Stats),
 }
 
-/// A line for each service and backend, and one for each reason that occurred.
+/// A line for each service and backend, and one for each reason and each flow-table event that occurred.
 pub fn stats(stats: &Stats, view: View<'_>, screen: Screen) -> String {
-    let (mut traffic, mut reasons) = match view {
-        View::Totals => (totals(stats, screen), reason_totals(stats, screen)),
-        View::RatesSince(before) => (rates(stats, before, screen), reason_rates(stats, before, screen)),
+    let mut traffic = match view {
+        View::Totals => totals(stats, screen),
+        View::RatesSince(before) => rates(stats, before, screen),
     };
+    let mut reasons = occurrences(["REASON", "PACKETS", "PACKETS/s"], stats, reasons, view, screen);
+    let mut events = occurrences(["FLOW TABLE", "TIMES", "TIMES/s"], stats, flow_events, view, screen);
     let reasons = if reasons.is_empty() { "No packet yet.\n".to_owned() } else { lines(&mut reasons) };
-    lines(&mut traffic) + "\n" + &reasons
+    // Nothing to say in the steady state.
+    let events = if events.is_empty() { String::new() } else { "\n".to_owned() + &lines(&mut events) };
+    lines(&mut traffic) + "\n" + &reasons + &events
 }
 
 fn totals(stats: &Stats, screen: Screen) -> Table {
@@ -73,30 +77,41 @@ fn rates(stats: &Stats, before: &Stats, screen: Screen) -> Table {
     table
 }
 
-fn reason_totals(stats: &Stats, screen: Screen) -> Table {
-    let columns = [("REASON", Align::Left), ("PACKETS", Align::Right), ("MEANING", Align::Left)];
-    let mut table = table(&columns, screen);
-    for reason in occurred(stats) {
-        table.add_row([reason.name.clone(), format::count(reason.packets), reason.meaning.clone()]);
-    }
-    table
+/// How often something happened: its name, what it means, and the number.
+type Occurrence<'a> = (&'a str, &'a str, u64);
+
+fn reasons(stats: &Stats) -> Vec<Occurrence<'_>> {
+    stats.reasons.iter().map(|reason| (reason.name.as_str(), reason.meaning.as_str(), reason.packets)).collect()
 }
 
-fn reason_rates(stats: &Stats, before: &Stats, screen: Screen) -> Table {
-    let columns =
-        [("REASON", Align::Left), ("PACKETS/s", Align::Right), ("PACKETS", Align::Right), ("MEANING", Align::Left)];
-    let mut table = table(&columns, screen);
-    let seconds = seconds_between(before, stats);
-    for reason in occurred(stats) {
-        let old = before.reasons.iter().find(|old| old.name == reason.name).map_or(0, |old| old.packets);
-        let rate = format::rate(per_second(reason.packets, old, seconds));
-        table.add_row([reason.name.clone(), rate, format::count(reason.packets), reason.meaning.clone()]);
-    }
-    table
+fn flow_events(stats: &Stats) -> Vec<Occurrence<'_>> {
+    stats.flow_events.iter().map(|event| (event.name.as_str(), event.meaning.as_str(), event.count)).collect()
 }
 
-fn occurred(stats: &Stats) -> impl Iterator<Item = &ReasonCount> {
-    stats.reasons.iter().filter(|reason| reason.packets != 0)
+/// What occurred of what `list` finds, under these titles: the names', the numbers' and the rates'.
+fn occurrences(
+    [name, number, rate]: [&str; 3],
+    stats: &Stats,
+    list: fn(&Stats) -> Vec<Occurrence<'_>>,
+    view: View<'_>,
+    screen: Screen,
+) -> Table {
+    let occurred = list(stats).into_iter().filter(|(_, _, number)| *number != 0);
+    let (names, meanings) = ((name, Align::Left), ("MEANING", Align::Left));
+    let View::RatesSince(before) = view else {
+        let mut table = table(&[names, (number, Align::Right), meanings], screen);
+        for (name, meaning, number) in occurred {
+            table.add_row([name, &format::count(number), meaning]);
+        }
+        return table;
+    };
+    let mut table = table(&[names, (rate, Align::Right), (number, Align::Right), meanings], screen);
+    let (seconds, before) = (seconds_between(before, stats), list(before));
+    for (name, meaning, number) in occurred {
+        let old = before.iter().find(|(old, ..)| *old == name).map_or(0, |(.., number)| *number);
+        table.add_row([name, &format::rate(per_second(number, old, seconds)), &format::count(number), meaning]);
+    }
+    table
 }
 
 fn traffic_table(numbers: [&str; 5], screen: Screen) -> Table {

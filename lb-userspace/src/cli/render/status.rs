@@ -9,13 +9,13 @@ use super::{
     table::{Align, alarming, lines, plain, table},
 };
 use crate::{
-    api::types::{BackendCounts, Interface, LastUpgrade, Status, TableUse, word},
+    api::types::{BackendCounts, Interface, LastUpgrade, Status, TableMemory, word},
     cli::{Screen, format},
 };
 
 /// What the daemon is doing: a few facts, the interfaces, the tables.
 pub fn status(status: &Status, screen: Screen) -> String {
-    [facts(status, screen), interfaces(&status.interfaces, screen), tables(&status.tables, screen)].join("\n")
+    [facts(status, screen), interfaces(&status.interfaces, screen), tables(status, screen)].join("\n")
 }
 
 fn facts(status: &Status, screen: Screen) -> String {
@@ -34,6 +34,7 @@ fn facts(status: &Status, screen: Screen) -> String {
     }
     table.add_row(["services", &format::exact(status.services.into())]);
     table.add_row(["backends", &counts(status.backends)]);
+    table.add_row(["memory", &memory(&status.memory)]);
     lines(&mut table)
 }
 
@@ -66,6 +67,16 @@ fn counts(counts: BackendCounts) -> String {
     if states.is_empty() { "0".to_owned() } else { format!("{}: {}", format::exact(total.into()), states.join(", ")) }
 }
 
+/// `214 MB in kernel tables, 201 MB of it in the flow tables`.
+fn memory(tables: &[TableMemory]) -> String {
+    if tables.is_empty() {
+        return "unknown".to_owned();
+    }
+    let sum = |of: fn(&TableMemory) -> bool| tables.iter().filter(|table| of(table)).map(|table| table.bytes).sum();
+    let (all, flows) = (sum(|_| true), sum(|table| table.name.starts_with("flows-")));
+    format!("{} in kernel tables, {} of it in the flow tables", format::bytes(all), format::bytes(flows))
+}
+
 fn interfaces(interfaces: &[Interface], screen: Screen) -> String {
     let mut table = table(
         &[("INTERFACE", Align::Left), ("INDEX", Align::Right), ("XDP", Align::Left), ("WHY", Align::Left)],
@@ -78,12 +89,15 @@ fn interfaces(interfaces: &[Interface], screen: Screen) -> String {
     lines(&mut table)
 }
 
-fn tables(tables: &[TableUse], screen: Screen) -> String {
-    let columns = [("TABLE", Align::Left), ("USED", Align::Right), ("CAPACITY", Align::Right), ("SHARE", Align::Right)];
+fn tables(status: &Status, screen: Screen) -> String {
+    let numbers = ["USED", "CAPACITY", "SHARE", "MEMORY"].map(|number| (number, Align::Right));
+    let columns: Vec<_> = [("TABLE", Align::Left)].into_iter().chain(numbers).collect();
     let mut table = table(&columns, screen);
-    for entry in tables {
+    for entry in &status.tables {
         let share = format::percent(format::share(entry.used, entry.capacity));
-        table.add_row([entry.name.clone(), format::exact(entry.used), format::exact(entry.capacity), share]);
+        let memory = status.memory.iter().find(|memory| memory.name == entry.name);
+        let memory = memory.map_or_else(String::new, |memory| format::bytes(memory.bytes));
+        table.add_row([entry.name.clone(), format::exact(entry.used), format::exact(entry.capacity), share, memory]);
     }
     lines(&mut table)
 }

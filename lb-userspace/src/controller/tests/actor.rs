@@ -282,8 +282,13 @@ async fn it_tells_what_it_does() {
     let daemon = Daemon::new(&(service("web", 80, "l2", &[1, 2]) + &checked("more", 81, &[3])));
     let traffic = lb_common::abi::Traffic { packets: 7, ..Default::default() };
     let reasons = vec![1, 2, 3];
-    daemon.kernel.kernel().counters =
-        Counters { services: [(1, traffic)].into(), backends: [(2, traffic)].into(), reasons };
+    daemon.kernel.kernel().counters = Counters {
+        services: [(1, traffic)].into(),
+        backends: [(2, traffic)].into(),
+        reasons,
+        flow_events: vec![9, 5],
+        ..Counters::default()
+    };
     let status = daemon.handle().status().await.unwrap();
     assert_eq!((status.services, status.backends.total, status.backends.up, status.backends.unknown), (2, 3, 2, 1));
     let slots = status.tables.iter().find(|table| table.name == "slots").unwrap();
@@ -294,6 +299,8 @@ async fn it_tells_what_it_does() {
     let counted = daemon.handle().stats().await.unwrap();
     assert_eq!((counted.services[0].traffic.packets, counted.services[1].traffic.packets), (7, 0));
     assert_eq!((counted.reasons[2].packets, counted.reasons[3].packets), (3, 0));
+    let events: Vec<_> = counted.flow_events.iter().map(|event| (event.name.as_str(), event.count)).collect();
+    assert_eq!(events, [("looked-up", 9), ("opened", 5), ("learnt", 0), ("not-opened", 0), ("not-learnt", 0)]);
     assert_eq!(daemon.handle().service("wob").await, Err(ControlError::no_service("wob")));
 }
 
