@@ -176,7 +176,12 @@ impl Host {
     /// The packet path, configured with `world`.
     #[must_use]
     pub fn new(world: &World) -> Self {
-        let tables = Tables::from(world);
+        Self::over(Tables::from(world))
+    }
+
+    /// The packet path over these tables.
+    #[must_use]
+    pub fn over(tables: Tables) -> Self {
         let backends = (0..tables.backend_entries())
             .map(|id| tables.backends.get(&id).copied().unwrap_or_else(Backend::zeroed))
             .collect();

@@ -1,6 +1,8 @@
 //! The packet path in the kernel (`BPF_PROG_TEST_RUN`): it has to do what the oracle says, and byte for byte what the
 //! host build does.
 
+mod tables;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -11,14 +13,15 @@ use anyhow::{Context as _, Result, ensure};
 use aya::test_helpers::NetNsGuard;
 use ipnet::{IpNet, Ipv4Net};
 use lb_common::{
-    abi::{NextHop, Settings, Traffic},
+    abi::{HandshakeTimes, NextHop, Settings, Traffic},
     reason::Reason,
+    tracking::FlowEvent,
 };
 use weir::{
     dataplane::Kernel,
     object::OBJECT,
     spec::TableSizes,
-    tables::{Capacity, Counters, Dataplane as _, Endpoint, Write, diff},
+    tables::{Capacity, Counters, Dataplane as _, diff},
 };
 use weir_packets::{
     fixtures::{self, world::world},
@@ -28,6 +31,8 @@ use weir_packets::{
     tables::Tables,
     world::World,
 };
+
+use self::tables::{capacity, endpoints, writes};
 
 /// The kernel runs programs over nothing shorter than an Ethernet header.
 const SHORTEST: usize = 14;
@@ -121,12 +126,15 @@ impl Rig {
         let (ingress, other) = (index_of("in0")?, index_of("other0")?);
         let world = world(ingress, other);
         let tables = Tables::from(&world);
-        let mut kernel = Kernel::open_unpinned(OBJECT, tables.settings, &capacity(&world, &tables)?)?;
+        let mut kernel = Kernel::open_unpinned(OBJECT, tables.settings, &capacity(&tables, 1)?)?;
         kernel.write(&writes(&tables))?;
         let expected = Counters {
             services: world.services().map(|(id, _)| (id, Traffic::default())).collect(),
             backends: (0..tables.backend_entries()).map(|id| (id, Traffic::default())).collect(),
             reasons: vec![0; Reason::ALL.len()],
+            flow_events: vec![0; FlowEvent::ALL.len()],
+            live_flows: (0..tables.backend_entries()).map(|id| (id, 0)).collect(),
+            handshakes: (0..tables.backend_entries()).map(|id| (id, HandshakeTimes::default())).collect(),
         };
         Ok(Self { kernel, host: Host::new(&world), world, ingress, expected, _namespace: namespace })
     }
@@ -143,9 +151,12 @@ impl Rig {
         };
         let outcome = Outcome { action, egress: None, reason: None, frame: after };
         let fate = oracle::judge(&self.world, self.ingress, frame, &outcome).map_err(anyhow::Error::msg)?;
+        let host = self.host.run(self.ingress, frame).outcome;
         if action != Action::Drop {
-            let host = self.host.run(self.ingress, frame).outcome;
             ensure!(host.frame == outcome.frame, "the host build makes {:02x?} of {frame:02x?}", host.frame);
+        }
+        for event in self.host.memory().events.drain(..) {
+            self.expected.flow_events[event as usize] += 1;
         }
         self.expect(&fate);
         Ok(fate)
@@ -177,45 +188,6 @@ fn add(sum: &mut Traffic, more: &Traffic) {
     sum.connections += more.connections;
     sum.reply_packets += more.reply_packets;
     sum.reply_bytes += more.reply_bytes;
-}
-
-fn capacity(world: &World, tables: &Tables) -> Result<Capacity> {
-    let services = u32::try_from(world.services.len())?;
-    Ok(Capacity {
-        services: services * 2,
-        service_ids: services + 1,
-        backend_ids: tables.backend_entries(),
-        slots: u32::try_from(tables.slots.len())?,
-        reverse: tables.backend_entries(),
-        routes: u32::try_from(world.routes.len())?,
-        flows: 16,
-        egresses: 16,
-    })
-}
-
-fn writes(tables: &Tables) -> Vec<Write> {
-    let mut writes = Vec::new();
-    writes.extend(tables.egresses.iter().map(|(index, egress)| Write::Egress(*index, *egress)));
-    writes.extend(tables.routes_v4.iter().map(|(net, hop)| Write::Route(IpNet::V4(*net), *hop)));
-    writes.extend(tables.routes_v6.iter().map(|(net, hop)| Write::Route(IpNet::V6(*net), *hop)));
-    let reverse = endpoints(&tables.reverse_v4, &tables.reverse_v6);
-    writes.extend(reverse.map(|(endpoint, reverse)| Write::Reverse(endpoint, reverse)));
-    writes.extend(tables.backends.iter().map(|(id, backend)| Write::Backend(*id, *backend)));
-    writes.push(Write::Slots { first: 0, words: (0..).zip(tables.slots.iter().copied()).collect() });
-    let services = endpoints(&tables.services_v4, &tables.services_v6);
-    writes.extend(services.map(|(endpoint, service)| Write::Service(endpoint, service)));
-    writes
-}
-
-/// The entries of a map of each family under their common keys.
-fn endpoints<A, B, V>(v4: &BTreeMap<A, V>, v6: &BTreeMap<B, V>) -> impl Iterator<Item = (Endpoint, V)>
-where
-    A: Copy + Into<Endpoint>,
-    B: Copy + Into<Endpoint>,
-    V: Copy,
-{
-    let v4 = v4.iter().map(|(key, value)| ((*key).into(), *value));
-    v4.chain(v6.iter().map(|(key, value)| ((*key).into(), *value)))
 }
 
 fn index_of(device: &str) -> Result<u32> {
