@@ -1,16 +1,22 @@
 //! The task that owns the controller, and the handle that others ask it by.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use async_trait::async_trait;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::{self, MissedTickBehavior},
 };
 use tracing::error;
 
 use super::{
+    clock::Moment,
     core::Core,
     desired::BackendKey,
     edit::{BackendEdit, Edit},
@@ -22,13 +28,14 @@ use crate::{
         types::{Change, Detached, LastUpgrade, Service, Stats, Status},
     },
     config::raw,
+    flows::Census,
     health::{Probe, Runner},
     nexthop::{NetworkMonitor, NetworkView},
     tables::Dataplane,
 };
 
-/// How often the data plane is asked which clients' neighbours it wants: what a first reply to an on-link client
-/// waits for.
+/// How often time is told to the controller, and the data plane is asked which clients' neighbours it wants: what a first
+/// reply to an on-link client waits for.
 const POLL: Duration = Duration::from_millis(200);
 /// Pause between tries to put the kernel's tables right, and between looks at the interfaces.
 const RETRY: Duration = Duration::from_secs(1);
@@ -90,9 +97,9 @@ impl Controller {
     ) -> anyhow::Result<Self> {
         let mut view = network.subscribe();
         let now = Arc::clone(&view.borrow_and_update());
-        let core = Core::start(start, dataplane, now)?;
+        let core = Core::start(start, dataplane, now, Moment::now())?;
         let (sender, requests) = mpsc::channel(REQUESTS);
-        let actor = Actor { core, requests, view, network, runner: Runner::new(probe) };
+        let actor = Actor { core, requests, view, network, runner: Runner::new(probe), sweeps: JoinSet::new() };
         Ok(Self { handle: Handle(sender), task: tokio::spawn(actor.run()) })
     }
 
@@ -147,7 +154,7 @@ impl Handle {
     }
 
     async fn edit(&self, edit: Edit) -> Result<Change, ControlError> {
-        self.ask(move |core| core.edit(&edit)).await
+        self.ask(move |core| core.edit(&edit, Moment::now())).await
     }
 
     async fn edit_backend(&self, service: &str, backend: &str, how: BackendEdit) -> Result<Change, ControlError> {
@@ -182,20 +189,25 @@ impl Control for Handle {
         self.edit(Edit::AddBackend(service.to_owned(), backend)).await
     }
 
-    async fn remove_backend(&self, service: &str, backend: &str, _: bool) -> Result<Change, ControlError> {
-        self.edit_backend(service, backend, BackendEdit::Remove).await
+    async fn remove_backend(&self, service: &str, backend: &str, now: bool) -> Result<Change, ControlError> {
+        self.edit_backend(service, backend, BackendEdit::Remove { now }).await
     }
 
     async fn set_weight(&self, service: &str, backend: &str, weight: u16) -> Result<Change, ControlError> {
         self.edit_backend(service, backend, BackendEdit::Weight(weight)).await
     }
 
-    async fn drain(&self, service: &str, backend: &str, _: Option<Duration>) -> Result<Change, ControlError> {
-        self.edit_backend(service, backend, BackendEdit::Draining(true)).await
+    async fn drain(&self, service: &str, backend: &str, deadline: Option<Duration>) -> Result<Change, ControlError> {
+        let until = |deadline: Duration| {
+            let problem = || ControlError::Invalid(vec!["the deadline is too far away".to_owned()]);
+            SystemTime::now().checked_add(deadline).ok_or_else(problem)
+        };
+        let deadline = deadline.map(until).transpose()?;
+        self.edit_backend(service, backend, BackendEdit::Drain(deadline)).await
     }
 
     async fn undrain(&self, service: &str, backend: &str) -> Result<Change, ControlError> {
-        self.edit_backend(service, backend, BackendEdit::Draining(false)).await
+        self.edit_backend(service, backend, BackendEdit::Undrain).await
     }
 
     async fn stats(&self) -> Result<Stats, ControlError> {
@@ -214,6 +226,8 @@ struct Actor {
     view: watch::Receiver<Arc<NetworkView>>,
     network: Arc<dyn Network>,
     runner: Runner<BackendKey>,
+    /// The sweep that is under way, if one is.
+    sweeps: JoinSet<anyhow::Result<Census>>,
 }
 
 impl Actor {
@@ -236,22 +250,26 @@ impl Actor {
                 event = self.runner.event() => {
                     let mut events = vec![event];
                     events.extend(std::iter::from_fn(|| self.runner.event_now()));
-                    self.core.health(events);
+                    self.core.health(events, Moment::now());
                 }
                 changed = self.view.changed(), if follows_network => {
                     follows_network = changed.is_ok();
                     if follows_network {
                         let view = Arc::clone(&self.view.borrow_and_update());
-                        self.core.network(view);
+                        self.core.network(view, Moment::now());
                         self.network.keep_fresh(self.core.neighbours());
                     } else {
                         error!("the network is no longer followed: next hops stay as they are until a restart");
                     }
                 }
-                _ = polls.tick() => self.solicit(),
+                Some(swept) = self.sweeps.join_next() => {
+                    let result = swept.unwrap_or_else(|failure| Err(failure.into()));
+                    self.core.end_sweep(result, Moment::now());
+                }
+                _ = polls.tick() => self.tick(),
                 _ = retries.tick() => {
                     self.core.reattach();
-                    if let Err(error) = self.core.recover() {
+                    if let Err(error) = self.core.recover(Moment::now()) {
                         error!("the kernel's tables could not be put right, trying again: {error:#}");
                     }
                 }
@@ -259,7 +277,15 @@ impl Actor {
         }
     }
 
-    fn solicit(&mut self) {
+    fn tick(&mut self) {
+        let now = Moment::now();
+        self.core.tick(now);
+        if self.sweeps.is_empty()
+            && let Some(job) = self.core.begin_sweep(now)
+        {
+            self.sweeps.spawn_blocking(|| job.run());
+        }
+
         for (address, ifindex) in self.core.wanted_neighbours() {
             self.network.solicit(address, ifindex);
         }

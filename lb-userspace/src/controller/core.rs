@@ -12,14 +12,18 @@ use anyhow::Context;
 use tracing::{error, info, warn};
 
 use super::{
+    clock::Moment,
     desired::{BackendKey, Plan, Scope, plan},
-    edit::Edit,
+    edit::{BackendEdit, Edit},
     entry,
     mirror::Mirror,
     paths::NO_EGRESS,
+    remains::Remains,
     saved::{Start, Store},
     standing::Standings,
-    want::Want,
+    sweeper::Sweeper,
+    sweeps::first_sweep,
+    want::{Want, backend_key},
 };
 use crate::{
     api::{
@@ -29,8 +33,8 @@ use crate::{
     flows::Census,
     health::{Event, Health, Target},
     nexthop::{NetworkView, Resolution},
-    spec::OnExit,
-    tables::{Capacity, Dataplane, Endpoint},
+    spec::{OnExit, Spec},
+    tables::{Capacity, Dataplane, Endpoint, Write},
 };
 
 /// Everything the controller knows, and the data plane that it keeps right.
@@ -43,27 +47,38 @@ pub struct Core {
     pub(super) mirror: Mirror,
     pub(super) dataplane: Box<dyn Dataplane>,
     pub(super) standings: Standings,
+    pub(super) sweeper: Sweeper,
+    /// When services are to be looked at again, for time alone will have changed something.
+    pub(super) due: BTreeMap<Endpoint, SystemTime>,
     pub(super) last_change: Option<LastChange>,
     pub(super) last_upgrade: Option<LastUpgrade>,
     /// What the last sweep of the flow tables found.
     pub(super) census: Option<Census>,
     store: Store,
     /// A write or a plan failed: the kernel's tables may be otherwise than `mirror` says or `want` demands.
-    suspect: bool,
+    pub(super) suspect: bool,
     /// Routes towards clients that the last plan held back.
     held_back: usize,
     /// The configuration is another since somebody last asked.
-    reconfigured: bool,
+    pub(super) reconfigured: bool,
     over: bool,
 }
 
 impl Core {
     /// Reads the kernel's tables and makes them what `start` wants; what is right already stays as it is.
-    pub fn start(start: Start, dataplane: Box<dyn Dataplane>, view: Arc<NetworkView>) -> anyhow::Result<Self> {
+    pub fn start(
+        start: Start,
+        dataplane: Box<dyn Dataplane>,
+        view: Arc<NetworkView>,
+        now: Moment,
+    ) -> anyhow::Result<Self> {
         let mirror = Mirror::new(dataplane.read().context("can't read the kernel's tables")?);
         let capacity = Capacity::of(&start.spec.node.tables);
+        let want = Want::new(start.spec, &mirror, &view, capacity.routes, now.wall);
         let mut core = Self {
-            want: Want::new(start.spec, &mirror, &view, capacity.routes, SystemTime::now()),
+            sweeper: first_sweep(&*dataplane, &mirror, &want, now)?,
+            due: BTreeMap::new(),
+            want,
             capacity,
             config: start.config,
             started: Instant::now(),
@@ -81,7 +96,7 @@ impl Core {
             over: false,
         };
         core.tell_kept_slots();
-        core.reconcile(Scope::Everything)?;
+        core.reconcile(Scope::Everything, now)?;
         if start.outdated {
             core.store.forget()?;
         }
@@ -89,30 +104,33 @@ impl Core {
     }
 
     /// Does what a command asks for; an error has changed nothing.
-    pub fn edit(&mut self, edit: &Edit) -> Result<Change, ControlError> {
-        self.recover().map_err(refused)?;
-        let spec = edit.apply(&self.want.spec)?;
-        let next = self.want.with(spec, &self.view, SystemTime::now());
-        let affected = next.differences(&self.want);
-        let plan = plan(&self.mirror, &next.inputs(&self.capacity, self.dataplane.seed()), Scope::Services(&affected))
+    pub fn edit(&mut self, edit: &Edit, now: Moment) -> Result<Change, ControlError> {
+        self.recover(now).map_err(refused)?;
+        let ended = self.ended(edit);
+        let next = self.want.with(self.edited(edit, ended)?, &self.mirror, &self.view, now.wall);
+        let mut affected = next.differences(&self.want);
+        affected.extend(ended.map(|backend| backend.service));
+        let remains = Remains { ended: ended.into_iter().collect(), ..self.sweeper.remains.clone() };
+        let inputs = next.inputs(&self.capacity, self.dataplane.seed(), &remains, now.wall);
+        let plan = plan(&self.mirror, &inputs, Scope::Services(&affected))
             .map_err(|full| ControlError::Conflict(full.to_string()))?;
         // Saved first: were it written first, a power failure in between would undo what was done.
         self.store.save(&next.spec).map_err(refused)?;
-        if let Err(error) = self.write(&plan) {
-            self.undo(&error);
+        if let Err(error) = self.write(&plan.writes, now) {
+            self.undo(&error, now);
             return Err(refused(error));
         }
         let previous = std::mem::replace(&mut self.want, next);
         self.reconfigured = true;
-        self.standings.update(&affected, &self.want, &self.mirror, &plan.moved);
+        self.take_in(&affected, &plan);
         let change = self.change(edit, &previous, &plan);
         info!("{}; {} of {} slots moved", change.summary, change.slots_moved, change.slots);
-        self.last_change = Some(LastChange { at_unix_ms: unix_ms(SystemTime::now()), summary: change.summary.clone() });
+        self.last_change = Some(LastChange { at_unix_ms: unix_ms(now.wall), summary: change.summary.clone() });
         Ok(change)
     }
 
     /// Takes in what health checks found.
-    pub fn health(&mut self, events: Vec<Event<BackendKey>>) {
+    pub fn health(&mut self, events: Vec<Event<BackendKey>>, now: Moment) {
         let mut affected = BTreeSet::new();
         for event in events {
             if let Some(health) = self.want.health.get_mut(&event.backend) {
@@ -120,16 +138,16 @@ impl Core {
                 affected.insert(event.backend.service);
             }
         }
-        self.keep_right(&affected);
+        self.keep_right(&affected, now);
     }
 
     /// Takes in what became of the network.
-    pub fn network(&mut self, view: Arc<NetworkView>) {
+    pub fn network(&mut self, view: Arc<NetworkView>, now: Moment) {
         self.reattach();
-        let affected = self.want.follow(&view, self.capacity.routes);
+        let affected = self.want.follow(&self.mirror, &view, self.capacity.routes);
         self.view = view;
         if let Some(affected) = affected {
-            self.keep_right(&affected);
+            self.keep_right(&affected, now);
         }
     }
 
@@ -139,10 +157,12 @@ impl Core {
     }
 
     /// Makes up for what failed, if something did.
-    pub fn recover(&mut self) -> anyhow::Result<()> {
+    pub fn recover(&mut self, now: Moment) -> anyhow::Result<()> {
         if self.suspect {
-            self.mirror = Mirror::new(self.dataplane.read().context("can't read the kernel's tables")?);
-            self.reconcile(Scope::Everything)?;
+            let read = Mirror::new(self.dataplane.read().context("can't read the kernel's tables")?);
+            let old = std::mem::replace(&mut self.mirror, read);
+            self.sweeper.read_again(&old, &self.mirror, now.monotonic);
+            self.reconcile(Scope::Everything, now)?;
             self.suspect = false;
             info!("the kernel's tables are as they should be again");
         }
@@ -189,6 +209,7 @@ impl Core {
     pub fn detach(&mut self) -> Result<Detached, ControlError> {
         let attached = self.dataplane.attachments().into_iter().filter(|attachment| attachment.xdp.is_some());
         let interfaces: Vec<String> = attached.map(|attachment| attachment.interface).collect();
+        self.sweeper.abandon();
         self.dataplane.detach().map_err(refused)?;
         self.over = true;
         info!("detached from {}; nothing is balanced any more", interfaces.join(", "));
@@ -200,6 +221,7 @@ impl Core {
         match self.want.spec.node.on_exit {
             OnExit::Detach => self.detach().map(drop),
             OnExit::Keep => {
+                self.sweeper.abandon();
                 self.over = true;
                 info!("stopping; the data plane stays and goes on forwarding");
                 Ok(())
@@ -225,19 +247,21 @@ impl Core {
     }
 
     /// Reconciles after an input that can't be refused: what fails now is tried again.
-    fn keep_right(&mut self, affected: &BTreeSet<Endpoint>) {
+    pub(super) fn keep_right(&mut self, affected: &BTreeSet<Endpoint>, now: Moment) {
         if self.suspect {
             return;
         }
-        if let Err(failure) = self.reconcile(Scope::Services(affected)) {
+        if let Err(failure) = self.reconcile(Scope::Services(affected), now) {
             self.suspect = true;
             error!("the kernel's tables could not be changed, trying again: {failure:#}");
         }
     }
 
-    fn reconcile(&mut self, scope: Scope<'_>) -> anyhow::Result<()> {
-        let plan = plan(&self.mirror, &self.want.inputs(&self.capacity, self.dataplane.seed()), scope)?;
-        self.write(&plan)?;
+    pub(super) fn reconcile(&mut self, scope: Scope<'_>, now: Moment) -> anyhow::Result<()> {
+        let remains = &self.sweeper.remains;
+        let inputs = self.want.inputs(&self.capacity, self.dataplane.seed(), remains, now.wall);
+        let plan = plan(&self.mirror, &inputs, scope)?;
+        self.write(&plan.writes, now)?;
         let everything;
         let affected = match scope {
             Scope::Services(affected) => affected,
@@ -246,18 +270,46 @@ impl Core {
                 &everything
             }
         };
-        self.standings.update(affected, &self.want, &self.mirror, &plan.moved);
+        self.take_in(affected, &plan);
         Ok(())
     }
 
-    fn write(&mut self, plan: &Plan) -> anyhow::Result<()> {
-        if let Err(error) = self.dataplane.write(&plan.writes) {
+    /// Does `writes`, to the kernel's tables and to all that follows them.
+    pub(super) fn write(&mut self, writes: &[Write], now: Moment) -> anyhow::Result<()> {
+        self.sweeper.before(writes, &self.mirror);
+        if let Err(error) = self.dataplane.write(writes) {
             self.suspect = true;
             return Err(error);
         }
-        plan.writes.iter().for_each(|write| self.mirror.apply(write));
-        self.tell_held_back(plan.held_back);
+        writes.iter().for_each(|write| self.mirror.apply(write));
+        self.sweeper.after(writes, &self.mirror, now.monotonic);
         Ok(())
+    }
+
+    /// Takes in a plan that was written.
+    fn take_in(&mut self, affected: &BTreeSet<Endpoint>, plan: &Plan) {
+        self.follow_due(affected, &plan.due);
+        self.tell_held_back(plan.held_back);
+        self.standings.update(affected, &self.want, &self.mirror, &plan.moved);
+    }
+
+    /// The configuration with a change. A backend that is leaving already, and is now `ended`, is not in it.
+    fn edited(&self, edit: &Edit, ended: Option<BackendKey>) -> Result<Spec, ControlError> {
+        match (edit.apply(&self.want.spec), ended) {
+            (Err(ControlError::NotFound(_)), Some(_)) => Ok(self.want.spec.clone()),
+            (result, _) => result,
+        }
+    }
+
+    /// The backend, configured or leaving, whose flows are not waited for any longer if this change is made.
+    fn ended(&self, edit: &Edit) -> Option<BackendKey> {
+        let Edit::Backend { service, backend, how: BackendEdit::Remove { now: true } } = edit else { return None };
+        let service = self.want.spec.services.iter().find(|other| other.name == *service)?;
+        let key = entry::service_key(service);
+        let configured =
+            service.backends.iter().find(|other| other.name == *backend).map(|found| backend_key(key, found));
+        let leaving = || self.mirror.leaving(&key).find(|(_, other)| other.name == *backend);
+        configured.or_else(|| leaving().map(|(_, found)| backend_key(key, &found)))
     }
 
     /// Once, and not with every plan.
@@ -273,12 +325,12 @@ impl Core {
     }
 
     /// After a write that failed half-way: back to what was.
-    fn undo(&mut self, failure: &anyhow::Error) {
+    fn undo(&mut self, failure: &anyhow::Error, now: Moment) {
         warn!("the kernel refused a change, undoing it: {failure:#}");
         if let Err(error) = self.store.save(&self.want.spec) {
             error!("{error:#}: after a restart the refused change would be tried again");
         }
-        if let Err(error) = self.recover() {
+        if let Err(error) = self.recover(now) {
             error!("the kernel's tables could not be put right, trying again: {error:#}");
         }
     }
@@ -294,7 +346,8 @@ impl Core {
         let Some(service) = self.mirror.tables().services.get(&key) else { return change };
         change.slots = service.slot_count;
         let entries = &self.mirror.tables().backends;
-        for backend in self.mirror.backends_of(service.id).filter_map(|id| entries.get(&id)) {
+        let own = self.mirror.backends_of(service.id).filter_map(|id| entries.get(&id));
+        for backend in own.filter(|backend| !entry::is_leaving(backend)) {
             change.backends += 1;
             change.backends_taking += u32::from(entry::takes_flows(backend));
         }

@@ -3,11 +3,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::SystemTime,
 };
 
 use lb_common::{
-    abi::{self, NO_BACKEND, NextHop, SlotWord},
+    abi::{self, NO_BACKEND, NextHop, SlotWord, service_flags},
     fill::{self, FillError, Member, Slot},
+    settling,
 };
 
 use super::{
@@ -16,9 +18,11 @@ use super::{
     ids::Ids,
     mirror::Mirror,
     paths::{Egresses, Paths},
+    phase,
+    remains::Remains,
 };
 use crate::{
-    health::{Health, State},
+    health::Health,
     spec,
     tables::{Capacity, Endpoint, Tables, Write, diff},
 };
@@ -45,8 +49,12 @@ pub struct Inputs<'a> {
     pub capacity: &'a Capacity,
     /// Health of every backend.
     pub health: &'a BTreeMap<BackendKey, Health>,
-    /// Ways of every backend, and of clients.
+    /// Ways of every backend, also of those that leave, and of clients.
     pub paths: &'a Paths,
+    /// What is left of backends that are no longer configured.
+    pub remains: &'a Remains,
+    /// Which holds and deadlines are over.
+    pub now: SystemTime,
 }
 
 /// How much is looked at.
@@ -67,6 +75,8 @@ pub struct Plan {
     pub moved: BTreeMap<Endpoint, u32>,
     /// Routes towards clients that stay unresolved because their devices find no room.
     pub held_back: usize,
+    /// When the services that were looked at are to be looked at again, for time alone will have changed something.
+    pub due: BTreeMap<Endpoint, SystemTime>,
 }
 
 /// Plans the way from the kernel's tables to those that follow from `inputs`.
@@ -86,13 +96,12 @@ pub fn plan(mirror: &Mirror, inputs: &Inputs<'_>, scope: Scope<'_>) -> Result<Pl
     }
     desired.clients()?;
     desired.vip_markers();
-    let held_back = desired.egresses.held_back();
-    let (desired, moved) = desired.finish();
+    let (tables, plan) = desired.finish();
     let writes = match scope {
-        Scope::Everything => diff(mirror.tables(), &desired),
-        Scope::Services(keys) => diff(&mirror.part(keys), &desired),
+        Scope::Everything => diff(mirror.tables(), &tables),
+        Scope::Services(keys) => diff(&mirror.part(keys), &tables),
     };
-    Ok(Plan { writes, moved, held_back })
+    Ok(Plan { writes, ..plan })
 }
 
 /// Desired tables in the making.
@@ -105,6 +114,7 @@ struct Desired<'a> {
     egresses: Egresses<'a>,
     tables: Tables,
     moved: BTreeMap<Endpoint, u32>,
+    due: BTreeMap<Endpoint, SystemTime>,
 }
 
 impl<'a> Desired<'a> {
@@ -114,10 +124,11 @@ impl<'a> Desired<'a> {
             mirror,
             inputs,
             refill,
-            ids: Ids::new(mirror, inputs.capacity),
+            ids: Ids::new(mirror, inputs.capacity, &inputs.remains.resting),
             egresses: Egresses::new(egresses, &inputs.paths.devices, inputs.capacity.egresses),
             tables: Tables::default(),
             moved: BTreeMap::new(),
+            due: BTreeMap::new(),
         }
     }
 
@@ -143,6 +154,7 @@ impl<'a> Desired<'a> {
                 .map(|(id, backend)| (entry::reverse_key(key, backend), entry::reverse(key, entry.id, *id)));
             self.tables.reverse.extend(ways_back);
         }
+        self.leaving(key, entry.id, &mut backends);
         let slots = self.slots(key, service, &entry, &backends)?;
         self.tables.slots.insert(entry.first_slot, slots);
         self.tables.services.insert(*key, entry);
@@ -159,16 +171,46 @@ impl<'a> Desired<'a> {
         id: u32,
     ) -> abi::Backend {
         let known = BackendKey { service: *key, address: backend.address, port: entry::own_port(backend) };
-        let up = self.inputs.health.get(&known).is_some_and(|health| health.state == State::Up);
-        let old = self.mirror.tables().backends.get(&id).map_or(NextHop::UNRESOLVED, |entry| entry.next_hop);
-        let next_hop = match self.inputs.paths.backends.get(&backend.address) {
-            Some(reach) => self.egresses.of_backend(reach, old),
-            None => NextHop::UNRESOLVED,
-        };
-        entry::backend(service, id_of_service, backend, up, next_hop)
+        let old = self.mirror.tables().backends.get(&id);
+        let (old_state, old_hop) = old.map_or((0, NextHop::UNRESOLVED), |old| (old.state, old.next_hop));
+        let phase = phase::of(service, backend, self.inputs.health.get(&known), old_state, self.inputs.now);
+        if let Some(due) = phase.due {
+            self.due.entry(*key).and_modify(|sooner| *sooner = due.min(*sooner)).or_insert(due);
+        }
+        let next_hop = self.next_hop(backend.address, old_hop);
+        entry::backend(service, id_of_service, backend, phase.state, next_hop)
     }
 
-    /// The words of a service's range. They are the old ones where the same backends take flows as before.
+    /// Adds the entries of backends that the service has no longer, and their ways back, which flows may still need.
+    fn leaving(&mut self, key: &Endpoint, service: u32, backends: &mut BTreeMap<u32, abi::Backend>) {
+        let Inputs { remains, .. } = self.inputs;
+        for (id, old) in self.old_backends(service) {
+            if backends.contains_key(&id) || remains.released.contains(&id) {
+                continue;
+            }
+            let (_, address, port) = entry::identity(&old);
+            let ended = remains.ended.contains(&BackendKey { service: *key, address, port });
+            let next_hop = self.next_hop(address, old.next_hop);
+            let entry = abi::Backend { weight: 0, state: phase::of_leaving(old.state, ended), next_hop, ..old };
+            let way_back = entry::reverse_key(key, &entry);
+            // Another backend may have come to need the way back.
+            if let Some(reverse) = self.mirror.tables().reverse.get(&way_back).filter(|reverse| reverse.backend == id) {
+                self.tables.reverse.entry(way_back).or_insert(*reverse);
+            }
+            backends.insert(id, entry);
+        }
+    }
+
+    fn next_hop(&mut self, address: IpAddr, old: NextHop) -> NextHop {
+        match self.inputs.paths.backends.get(&address) {
+            Some(reach) => self.egresses.of_backend(reach, old),
+            None => NextHop::UNRESOLVED,
+        }
+    }
+
+    /// The words of a service's range: new flows go where the fill says, old ones stay where they are (see
+    /// [`lb_common::settling::retarget`]). They are the old words where the same backends take flows as before and no
+    /// other is gone.
     fn slots(
         &mut self,
         key: &Endpoint,
@@ -176,24 +218,35 @@ impl<'a> Desired<'a> {
         entry: &abi::Service,
         backends: &BTreeMap<u32, abi::Backend>,
     ) -> Result<Vec<SlotWord>, Full> {
-        let old = self.mirror.tables().slots.get(&entry.first_slot);
-        if !self.refill
-            && let Some(old) = old.filter(|_| self.mirror.tables().services.contains_key(key))
-            && taking(backends).eq(taking(&self.old_backends(entry.id)))
-        {
+        let known = self.mirror.tables().services.get(key);
+        let old = known.and_then(|known| self.mirror.tables().slots.get(&known.first_slot)).filter(|_| !self.refill);
+        let before = self.old_backends(entry.id);
+        let same_takers = old.filter(|_| taking(backends).eq(taking(&before)));
+        if let Some(old) = same_takers.filter(|_| known == Some(entry) && gone(backends).eq(gone(&before))) {
             return Ok(old.clone());
         }
-        let ids = fill(entry.slot_count, backends, self.inputs.seed).map_err(|error| Full::Fill {
-            service: service.name.clone(),
-            slots: entry.slot_count,
-            error,
-        })?;
-        let words: Vec<SlotWord> = ids.into_iter().map(slot_word).collect();
-        let nothing = SlotWord::steady(NO_BACKEND);
-        let before = old.into_iter().flatten().chain(std::iter::repeat(&nothing));
-        let moved = words.iter().zip(before).filter(|(new, old)| new.current() != old.current()).count();
+        let fill = match same_takers {
+            Some(old) => old.iter().map(|word| word.current()).collect(),
+            None => fill(entry.slot_count, backends, self.inputs.seed).map_err(|error| Full::Fill {
+                service: service.name.clone(),
+                slots: entry.slot_count,
+                error,
+            })?,
+        };
+        let old = known.and_then(|known| self.mirror.tables().slots.get(&known.first_slot));
+        // The flow table may hold entries of an earlier service in the place of a new one: until these are swept out, a
+        // new flow has to look for one and remove it.
+        let nothing = SlotWord::new(NO_BACKEND, NO_BACKEND, !self.inputs.remains.resting.is_empty());
+        let old = old.into_iter().flatten().copied().chain(std::iter::repeat(nothing));
+        let mut moved = 0;
+        let words = fill.into_iter().zip(old).map(|(current, old)| {
+            moved += u32::from(current != old.current());
+            let base_leaves = base_leaves(entry, backends.get(&old.base()), current);
+            settling::retarget(old, current, base_leaves, entry.tracks_every_flow())
+        });
+        let words = words.collect();
         if moved > 0 {
-            self.moved.insert(*key, u32::try_from(moved).unwrap_or(u32::MAX));
+            self.moved.insert(*key, moved);
         }
         Ok(words)
     }
@@ -223,15 +276,22 @@ impl<'a> Desired<'a> {
         self.tables.services.extend(vips.map(|key| (key, entry::VIP_MARKER)));
     }
 
-    fn finish(mut self) -> (Tables, BTreeMap<Endpoint, u32>) {
-        self.tables.egresses = self.egresses.entries();
-        (self.tables, self.moved)
+    /// The tables, and the plan but for its writes.
+    fn finish(self) -> (Tables, Plan) {
+        let held_back = self.egresses.held_back();
+        let tables = Tables { egresses: self.egresses.entries(), ..self.tables };
+        (tables, Plan { writes: Vec::new(), moved: self.moved, held_back, due: self.due })
     }
 }
 
 /// Who takes new flows, and how many.
 fn taking(backends: &BTreeMap<u32, abi::Backend>) -> impl Iterator<Item = (u32, u32)> {
     backends.iter().filter(|(_, backend)| entry::takes_flows(backend)).map(|(id, backend)| (*id, backend.weight))
+}
+
+/// Whose flows count as gone.
+fn gone(backends: &BTreeMap<u32, abi::Backend>) -> impl Iterator<Item = u32> {
+    backends.iter().filter(|(_, backend)| entry::is_gone(backend)).map(|(id, _)| *id)
 }
 
 /// Which backend has which of `slots` slots, by id; [`NO_BACKEND`] everywhere if none takes flows.
@@ -247,7 +307,9 @@ fn fill(slots: u32, backends: &BTreeMap<u32, abi::Backend>, seed: [u64; 2]) -> R
     }
 }
 
-/// The word of a slot whose new flows `backend` takes. Its untracked flows go with them.
-const fn slot_word(backend: u32) -> SlotWord {
-    SlotWord::steady(backend)
+/// Whether `current` gets the old flows of a slot too, whose base has the entry `base`: if there is no such backend; if it
+/// is gone, its packets are to reach another, and there is one.
+fn base_leaves(service: &abi::Service, base: Option<&abi::Backend>, current: u32) -> bool {
+    let reroutes = service.flags & service_flags::REROUTE != 0 && current != NO_BACKEND;
+    base.is_none_or(|base| reroutes && entry::is_gone(base))
 }

@@ -1,5 +1,7 @@
 //! What commands do to a configuration.
 
+use std::time::SystemTime;
+
 use crate::{
     api::control::ControlError,
     config::{self, raw},
@@ -29,12 +31,17 @@ pub enum Edit {
 /// A change of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackendEdit {
-    /// It goes.
-    Remove,
+    /// It takes no new flows, and goes when its old ones have ended.
+    Remove {
+        /// Its old flows are not waited for: they count as gone.
+        now: bool,
+    },
     /// It gets another weight.
     Weight(u16),
-    /// It drains, or no longer does.
-    Draining(bool),
+    /// It drains. What is left of its flows at this time, in whole seconds, counts as gone.
+    Drain(Option<SystemTime>),
+    /// It drains no longer.
+    Undrain,
 }
 
 impl Edit {
@@ -56,10 +63,11 @@ impl Edit {
             Self::AddBackend(service, backend) => format!("backend {:?} of service {service:?} added", backend.label()),
             Self::Backend { service, backend, how } => {
                 let done = match how {
-                    BackendEdit::Remove => "removed".to_owned(),
+                    BackendEdit::Remove { now: false } => "removed".to_owned(),
+                    BackendEdit::Remove { now: true } => "removed, its flows with it".to_owned(),
                     BackendEdit::Weight(weight) => format!("has weight {weight}"),
-                    BackendEdit::Draining(true) => "drained".to_owned(),
-                    BackendEdit::Draining(false) => "undrained".to_owned(),
+                    BackendEdit::Drain(_) => "drained".to_owned(),
+                    BackendEdit::Undrain => "undrained".to_owned(),
                 };
                 format!("backend {backend:?} of service {service:?} {done}")
             }
@@ -102,10 +110,14 @@ impl Edit {
                 let at = backends.iter().position(|other| other.label() == *backend);
                 let at = at.ok_or_else(|| ControlError::no_backend(service, backend))?;
                 match how {
-                    BackendEdit::Remove => drop(backends.remove(at)),
+                    BackendEdit::Remove { .. } => drop(backends.remove(at)),
                     BackendEdit::Weight(weight) => backends[at].weight = i64::from(*weight),
-                    BackendEdit::Draining(draining) => {
-                        backends[at].draining = *draining;
+                    BackendEdit::Drain(deadline) => {
+                        backends[at].draining = true;
+                        backends[at].drain_until = deadline.map(unix_seconds);
+                    }
+                    BackendEdit::Undrain => {
+                        backends[at].draining = false;
                         backends[at].drain_until = None;
                     }
                 }
@@ -124,4 +136,11 @@ fn service_index(config: &raw::Config, name: &str) -> Result<usize, ControlError
 fn same_endpoint(a: &raw::Service, b: &raw::Service) -> bool {
     let address = |service: &raw::Service| service.vip.parse::<std::net::IpAddr>().ok();
     a.port == b.port && a.protocol == b.protocol && address(a).is_some() && address(a) == address(b)
+}
+
+/// Whole seconds since 1970: the next one where it is between two.
+fn unix_seconds(time: SystemTime) -> i64 {
+    let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let seconds = since_epoch.as_secs() + u64::from(since_epoch.subsec_nanos() > 0);
+    i64::try_from(seconds).unwrap_or(i64::MAX)
 }

@@ -1,11 +1,14 @@
 //! Entries of the kernel's tables, made from the configuration and understood again.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroU16,
+};
 
 use lb_common::abi::{self, NextHop, backend_state, choice, family, mode, protocol, service_flags};
 
 use crate::{
-    spec::{self, Mode, Protocol, Scheduler, ServicePort},
+    spec::{self, Mode, OnDown, Protocol, Scheduler, ServicePort},
     tables::Endpoint,
 };
 
@@ -22,7 +25,7 @@ pub fn service_key(service: &spec::Service) -> Endpoint {
 /// The entry of a service.
 #[must_use]
 pub const fn service(service: &spec::Service, id: u32, first_slot: u32, slot_count: u32) -> abi::Service {
-    let flags = match service.scheduler {
+    let source = match service.scheduler {
         Scheduler::Source => service_flags::HASH_SOURCE,
         Scheduler::Maglev
         | Scheduler::RoundRobin
@@ -31,7 +34,12 @@ pub const fn service(service: &spec::Service, id: u32, first_slot: u32, slot_cou
         | Scheduler::Random
         | Scheduler::ResponseTime => 0,
     };
-    abi::Service { id, first_slot, slot_count, flags, choice: choice::SLOT, ring_length: 0 }
+    let on_down = match service.on_down {
+        OnDown::Reset => 0,
+        OnDown::Reroute => service_flags::REROUTE,
+        OnDown::Drop => service_flags::DROP,
+    };
+    abi::Service { id, first_slot, slot_count, flags: source | on_down, choice: choice::SLOT, ring_length: 0 }
 }
 
 /// The entry that marks an address as a VIP.
@@ -44,13 +52,13 @@ pub const VIP_MARKER: abi::Service = abi::Service {
     ring_length: 0,
 };
 
-/// The entry of a backend. `up` is whether the last word of its health checks was "up".
+/// The entry of a backend in the phase `state`, bits of [`backend_state`].
 #[must_use]
 pub fn backend(
     service: &spec::Service,
     id_of_service: u32,
     backend: &spec::Backend,
-    up: bool,
+    state: u8,
     next_hop: NextHop,
 ) -> abi::Backend {
     let (family, address) = match backend.address {
@@ -66,8 +74,6 @@ pub fn backend(
         Mode::Ipip => mode::IPIP,
         Mode::Nat => mode::NAT,
     };
-    let down = if up { 0 } else { backend_state::DOWN };
-    let draining = if backend.draining { backend_state::DRAINING } else { 0 };
     abi::Backend {
         address,
         next_hop,
@@ -76,7 +82,7 @@ pub fn backend(
         port: own_port(backend).to_be_bytes(),
         mode,
         family,
-        state: down | draining,
+        state,
         pad: [0; 27],
     }
 }
@@ -87,10 +93,31 @@ pub const fn takes_flows(backend: &abi::Backend) -> bool {
     backend.weight > 0 && backend.state == 0 && backend.next_hop.is_resolved()
 }
 
+/// Whether the flows of a backend with this entry count as gone.
+#[must_use]
+pub const fn is_gone(backend: &abi::Backend) -> bool {
+    backend.state & backend_state::GONE != 0
+}
+
+/// Whether a backend with this entry is no longer configured.
+#[must_use]
+pub const fn is_leaving(backend: &abi::Backend) -> bool {
+    backend.state & backend_state::REMOVED != 0
+}
+
 /// What makes a backend the same one: service id, address and the port it has of its own, 0 for none.
 #[must_use]
 pub fn identity(backend: &abi::Backend) -> (u32, IpAddr, u16) {
     (backend.service, address(backend), u16::from_be_bytes(backend.port))
+}
+
+/// A backend that is leaving, as if it were configured. It has its address and port for a name.
+#[must_use]
+pub fn leaving(entry: &abi::Backend) -> spec::Backend {
+    let (_, address, port) = identity(entry);
+    let port = NonZeroU16::new(port);
+    let name = port.map_or_else(|| address.to_string(), |port| SocketAddr::new(address, port.get()).to_string());
+    spec::Backend { name, address, port, weight: 0, draining: true, drain_deadline: None }
 }
 
 /// The address of a backend.
@@ -125,7 +152,7 @@ pub fn reverse(service: &Endpoint, id_of_service: u32, id: u32) -> abi::Reverse 
 /// The port that a backend has of its own, 0 for none.
 #[must_use]
 pub fn own_port(backend: &spec::Backend) -> u16 {
-    backend.port.map_or(0, std::num::NonZeroU16::get)
+    backend.port.map_or(0, NonZeroU16::get)
 }
 
 /// The port of a service, 0 for every port.

@@ -1,6 +1,9 @@
 //! Which ids and slots new services and backends get.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{full::Full, mirror::Mirror};
 use crate::tables::Capacity;
@@ -10,6 +13,7 @@ use crate::tables::Capacity;
 pub struct Ids<'a> {
     mirror: &'a Mirror,
     capacity: &'a Capacity,
+    resting: &'a BTreeMap<u32, Duration>,
     services: BTreeSet<u32>,
     backends: BTreeSet<u32>,
     /// First slot → number of slots: old ranges and new ones.
@@ -18,12 +22,13 @@ pub struct Ids<'a> {
 }
 
 impl<'a> Ids<'a> {
-    /// With everything that `mirror` has taken away.
+    /// With everything that `mirror` has taken away, and the backend ids that are `resting`.
     #[must_use]
-    pub fn new(mirror: &'a Mirror, capacity: &'a Capacity) -> Self {
+    pub fn new(mirror: &'a Mirror, capacity: &'a Capacity, resting: &'a BTreeMap<u32, Duration>) -> Self {
         Self {
             mirror,
             capacity,
+            resting,
             services: BTreeSet::new(),
             backends: BTreeSet::new(),
             ranges: mirror.ranges().clone(),
@@ -41,11 +46,13 @@ impl<'a> Ids<'a> {
     }
 
     /// A backend id: the next that is free after the one given last, so that an id rests for as long as can be before
-    /// it means another backend.
+    /// it means another backend; one that is resting may not mean another yet.
     pub fn backend(&mut self) -> Result<u32, Full> {
         let capacity = self.capacity.backend_ids;
         let first = self.last_backend.saturating_add(1);
-        let free = |id: &u32| !self.mirror.uses_backend_id(*id) && !self.backends.contains(id);
+        let free = |id: &u32| {
+            !self.mirror.uses_backend_id(*id) && !self.backends.contains(id) && !self.resting.contains_key(id)
+        };
         let id = (first..capacity).chain(1..first.min(capacity)).find(free);
         let id = id.ok_or(Full::Backends { capacity: capacity.saturating_sub(1) })?;
         self.backends.insert(id);
@@ -77,6 +84,8 @@ mod tests {
     use super::*;
     use crate::{spec::TableSizes, tables::Endpoint, tables::Tables};
 
+    static NONE: BTreeMap<u32, Duration> = BTreeMap::new();
+
     fn capacity(slots: u32, backends: u32) -> Capacity {
         Capacity::of(&TableSizes { services: 4, backends, slots, routes: 1, flows: 1 })
     }
@@ -102,7 +111,7 @@ mod tests {
     fn ranges_go_into_the_first_gap_that_fits() {
         let mirror = Mirror::new(services(&[(0, 10), (15, 5), (31, 10)]));
         let capacity = capacity(50, 1);
-        let mut ids = Ids::new(&mirror, &capacity);
+        let mut ids = Ids::new(&mirror, &capacity, &NONE);
         assert_eq!(ids.range("a", 7), Ok(20));
         assert_eq!(ids.range("b", 5), Ok(10));
         assert_eq!(ids.range("c", 4), Ok(27));
@@ -115,7 +124,7 @@ mod tests {
     fn the_largest_gap_is_told_when_none_fits() {
         let mirror = Mirror::new(services(&[(0, 10), (15, 5)]));
         let capacity = capacity(28, 1);
-        let error = Ids::new(&mirror, &capacity).range("a", 9).unwrap_err();
+        let error = Ids::new(&mirror, &capacity, &NONE).range("a", 9).unwrap_err();
         assert_eq!(error, Full::Slots { service: "a".into(), needed: 9, largest: 8, capacity: 28 });
     }
 
@@ -124,7 +133,7 @@ mod tests {
         let mut tables = services(&[(0, 10), (10, 10)]);
         tables.backends.insert(9, backend(3, 1));
         let (mirror, capacity) = (Mirror::new(tables), capacity(50, 10));
-        let mut ids = Ids::new(&mirror, &capacity);
+        let mut ids = Ids::new(&mirror, &capacity, &NONE);
         let given: Vec<_> = (0..6).map(|_| ids.service()).collect();
         assert_eq!(given, [Ok(4), Ok(5), Ok(6), Ok(7), Ok(8), Err(Full::Services { capacity: 8 })]);
     }
@@ -135,8 +144,16 @@ mod tests {
         tables.backends.extend([(2, backend(1, 2)), (4, backend(1, 4))]);
         tables.slots.insert(0, vec![SlotWord::steady(4), SlotWord::new(2, 6, true)]);
         let (mirror, capacity) = (Mirror::new(tables), capacity(50, 7));
-        let mut ids = Ids::new(&mirror, &capacity);
+        let mut ids = Ids::new(&mirror, &capacity, &NONE);
         let given: Vec<_> = (0..5).map(|_| ids.backend()).collect();
         assert_eq!(given, [Ok(5), Ok(7), Ok(1), Ok(3), Err(Full::Backends { capacity: 7 })]);
+    }
+
+    #[test]
+    fn ids_that_rest_are_not_given() {
+        let mirror = Mirror::new(Tables { backends: [(2, backend(1, 2))].into(), ..Tables::default() });
+        let (capacity, resting) = (capacity(50, 4), [(1, Duration::ZERO), (3, Duration::ZERO)].into());
+        let mut ids = Ids::new(&mirror, &capacity, &resting);
+        assert_eq!([ids.backend(), ids.backend()], [Ok(4), Err(Full::Backends { capacity: 4 })]);
     }
 }

@@ -8,7 +8,10 @@ use std::{
 use lb_common::abi;
 
 use super::entry;
-use crate::tables::{Endpoint, Tables, Write};
+use crate::{
+    spec,
+    tables::{Endpoint, Tables, Write},
+};
 
 /// What the kernel's tables hold, kept current with every write, so that a change of one service costs that service
 /// and not a read of everything.
@@ -76,11 +79,31 @@ impl Mirror {
         self.backend_ids.get(&(service, address, port)).copied()
     }
 
+    /// The services, without VIP markers.
+    pub fn services(&self) -> impl Iterator<Item = (&Endpoint, &abi::Service)> {
+        self.tables.services.iter().filter(|(key, _)| !key.is_vip_marker())
+    }
+
+    /// The ids that some slot of a service names, as current or as base.
+    #[must_use]
+    pub fn named_by(&self, service: u32) -> BTreeSet<u32> {
+        let ranges = self.services().filter(|(_, entry)| entry.id == service).map(|(_, entry)| entry.first_slot);
+        let words = ranges.filter_map(|first| self.tables.slots.get(&first)).flatten();
+        words.flat_map(|word| [word.current(), word.base()]).collect()
+    }
+
     /// The ids of all entries that belong to a service.
     pub fn backends_of(&self, service: u32) -> impl Iterator<Item = u32> {
         let lowest = IpAddr::from([0; 4]);
         let own = self.backend_ids.range((service, lowest, 0)..);
         own.take_while(move |((of, ..), _)| *of == service).map(|(_, id)| *id)
+    }
+
+    /// The backends of a service that are no longer configured, by id, as if they were.
+    pub fn leaving(&self, service: &Endpoint) -> impl Iterator<Item = (u32, spec::Backend)> {
+        let ids = self.tables.services.get(service).into_iter().flat_map(|service| self.backends_of(service.id));
+        let entries = ids.filter_map(|id| Some((id, self.tables.backends.get(&id)?)));
+        entries.filter(|(_, entry)| entry::is_leaving(entry)).map(|(id, entry)| (id, entry::leaving(entry)))
     }
 
     /// Whether a service, or an entry left of one that is gone, has this id.

@@ -1,24 +1,33 @@
 //! The controller: makes the kernel's tables what configuration, health and network say they should be.
 //!
 //! - `desired` with `ids`, `paths`, `entry`: what the tables should hold, and the writes that lead there. Pure.
+//! - `phase`: whether a backend takes flows, keeps those that it has, or is gone. Pure.
+//! - `deviations`: which slots are tracked and since when, and how they become steady again. Pure.
+//! - `sweeper` with `remains`: when the flow tables are swept, and what follows from what was found. Pure.
 //! - `mirror`: the tables as last read and written.
 //! - `want`: configuration, health and network in step with one another; `edit`: what commands do to a configuration.
-//! - `core`: the state and what each input does to it; `standing`, `report`: what operators see of it.
+//! - `core`: the state and what each input does to it; `sweeps`: what time does to it; `standing`, `report`: what operators see of it.
 //! - `saved`: runtime changes on disk, and what a daemon starts from.
 //! - `actor`: the task that owns it all. [`Controller::start`] is where a daemon begins.
 
 mod actor;
+mod clock;
 mod core;
 mod desired;
+mod deviations;
 mod edit;
 mod entry;
 mod full;
 mod ids;
 mod mirror;
 mod paths;
+mod phase;
+mod remains;
 mod report;
 mod saved;
 mod standing;
+mod sweeper;
+mod sweeps;
 mod want;
 
 pub use actor::{Controller, Handle, Network};

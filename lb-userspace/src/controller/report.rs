@@ -1,6 +1,9 @@
 //! What the controller tells about itself.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
 
 use lb_common::{
     abi::{ABI_VERSION, NO_BACKEND},
@@ -9,6 +12,7 @@ use lb_common::{
 };
 
 use super::{
+    clock::Moment,
     core::Core,
     entry,
     paths::{NO_EGRESS, Reach},
@@ -44,7 +48,7 @@ impl Core {
             abi_version: ABI_VERSION,
             interfaces: interfaces.collect(),
             services: count(self.want.spec.services.len()),
-            backends: BackendCounts::of(self.all_backends().map(|(key, backend)| self.state(&key, backend))),
+            backends: BackendCounts::of(self.all_backends().map(|(key, backend)| self.state(&key, &backend))),
             tables: self.table_use(),
             memory: self.table_memory(),
             last_change: self.last_change.clone(),
@@ -71,10 +75,10 @@ impl Core {
         let at_unix_ms = unix_ms(SystemTime::now());
         let services = self.want.spec.services.iter().map(|service| {
             let key = entry::service_key(service);
-            let backends = service.backends.iter().map(|backend| BackendStats {
+            let backends = self.listed(service).into_iter().map(|backend| BackendStats {
                 name: backend.name.clone(),
-                state: self.state(&key, backend),
-                traffic: self.backend_traffic(&key, backend, &counters),
+                state: self.state(&key, &backend),
+                traffic: self.backend_traffic(&key, &backend, &counters),
             });
             ServiceStats {
                 name: service.name.clone(),
@@ -99,15 +103,18 @@ impl Core {
     fn describe(&self, service: &spec::Service, counters: &Counters) -> Service {
         let key = entry::service_key(service);
         let entry = self.mirror.tables().services.get(&key);
-        let mut slots_of: BTreeMap<u32, u32> = BTreeMap::new();
+        let (mut slots_of, mut bases) = (BTreeMap::<u32, u32>::new(), BTreeSet::new());
         for word in entry.and_then(|entry| self.mirror.tables().slots.get(&entry.first_slot)).into_iter().flatten() {
             *slots_of.entry(word.current()).or_default() += 1;
+            bases.insert(word.base());
         }
         let slots = entry.map_or(service.slots, |entry| entry.slot_count);
-        let backends = service.backends.iter().map(|backend| {
-            let id = self.id(&key, backend).unwrap_or(NO_BACKEND);
+        let all_seen = entry.is_some_and(|entry| self.sweeper.has_seen(entry.first_slot));
+        let backends = self.listed(service).into_iter().map(|backend| {
+            let id = self.id(&key, &backend).unwrap_or(NO_BACKEND);
             let own = slots_of.get(&id).copied().unwrap_or(0);
-            self.describe_backend(&key, backend, id, (own, slots), counters)
+            let flows = BackendFlows { settled: all_seen && !bases.contains(&id), ..self.flows(id) };
+            Backend { flows, ..self.describe_backend(&key, &backend, id, (own, slots), counters) }
         });
         Service {
             name: service.name.clone(),
@@ -159,6 +166,20 @@ impl Core {
         }
     }
 
+    /// The flows of a backend that the last sweep found.
+    fn flows(&self, id: u32) -> BackendFlows {
+        let found = self.sweeper.last().0.backends.get(&id).copied().unwrap_or_default();
+        let age = |opened: u32| u64::from(Moment::now().seconds().saturating_sub(opened)) * 1000;
+        BackendFlows { tracked: found.live, oldest_ms: found.oldest.map(age), settled: false }
+    }
+
+    /// The backends of a service: those that are configured, then those that are leaving.
+    fn listed(&self, service: &spec::Service) -> Vec<spec::Backend> {
+        let key = entry::service_key(service);
+        let leaving = self.mirror.leaving(&key).map(|(_, backend)| backend);
+        service.backends.iter().cloned().chain(leaving).collect()
+    }
+
     fn next_hop(&self, id: u32, backend: &spec::Backend) -> NextHop {
         let reach = self.want.paths.backends.get(&backend.address);
         let entry = self.mirror.tables().backends.get(&id).filter(|entry| entry.next_hop.is_resolved());
@@ -183,7 +204,7 @@ impl Core {
         for service in services {
             let key = entry::service_key(service);
             service_ids.extend(self.mirror.tables().services.get(&key).map(|entry| entry.id));
-            backend_ids.extend(service.backends.iter().filter_map(|backend| self.id(&key, backend)));
+            backend_ids.extend(self.listed(service).iter().filter_map(|backend| self.id(&key, backend)));
         }
         let counters = self.dataplane.counters(&service_ids, &backend_ids);
         counters.map_err(|error| ControlError::Dataplane(format!("can't read the counters: {error:#}")))
@@ -208,9 +229,12 @@ impl Core {
         self.standings.get(key, backend).map_or(BackendState::Unknown, |standing| standing.state)
     }
 
-    fn all_backends(&self) -> impl Iterator<Item = (Endpoint, &spec::Backend)> {
+    fn all_backends(&self) -> impl Iterator<Item = (Endpoint, spec::Backend)> {
         let services = self.want.spec.services.iter();
-        services.flat_map(|service| service.backends.iter().map(|backend| (entry::service_key(service), backend)))
+        services.flat_map(|service| {
+            let key = entry::service_key(service);
+            self.listed(service).into_iter().map(move |backend| (key, backend))
+        })
     }
 
     /// What is not known is left out: why, the log has said when the daemon started.

@@ -6,13 +6,19 @@ use std::{
     time::SystemTime,
 };
 
+use humantime::format_duration;
 use tracing::{info, warn};
 
-use super::{entry, mirror::Mirror, paths::NO_EGRESS, want::Want, want::backend_key};
+use super::{
+    entry,
+    mirror::Mirror,
+    paths::{NO_EGRESS, Reach},
+    want::{Want, backend_key},
+};
 use crate::{
     api::types::BackendState,
     health::State,
-    spec::{Backend, Service},
+    spec::{Backend, Hold, Service},
     tables::Endpoint,
 };
 
@@ -27,6 +33,8 @@ pub struct Standing {
     pub since: SystemTime,
     /// Health checks in a row that led to the state; 0 where they did not.
     results: u32,
+    /// Whether its flows count as gone.
+    gone: bool,
 }
 
 /// How all backends stand: by service, then by address and own port.
@@ -52,12 +60,19 @@ impl Standings {
         for key in services {
             let old = self.0.remove(key).unwrap_or_default();
             if let Some(service) = wanted.get(key) {
-                let new = service.backends.iter().map(|backend| {
+                let leaving: Vec<_> = mirror.leaving(key).map(|(_, backend)| backend).collect();
+                let mut changed = Vec::new();
+                let mut new = OfService::new();
+                for backend in service.backends.iter().chain(&leaving) {
                     let at = (backend.address, entry::own_port(backend));
-                    (at, Standing::of(key, backend, want, mirror, old.get(&at)))
-                });
-                let new: BTreeMap<_, _> = new.collect();
-                log(service, &old, &new, moved.get(key).copied().unwrap_or(0));
+                    let standing = Standing::of(key, backend, want, mirror, old.get(&at));
+                    if old.get(&at).map(|old| (old.state, old.gone)) != Some((standing.state, standing.gone)) {
+                        changed.push((backend, standing.clone()));
+                    }
+                    new.insert(at, standing);
+                }
+                log(service, &changed, moved.get(key).copied().unwrap_or(0));
+                tell_if_nobody_is_left(service, &old, &new);
                 self.0.insert(*key, new);
             }
         }
@@ -73,31 +88,42 @@ impl Standing {
 
     fn of(key: &Endpoint, backend: &Backend, want: &Want, mirror: &Mirror, old: Option<&Self>) -> Self {
         let key = backend_key(*key, backend);
-        let health = want.health.get(&key);
         let id = mirror
             .tables()
             .services
             .get(&key.service)
             .and_then(|service| mirror.backend_id(service.id, key.address, key.port));
-        let has_next_hop =
-            id.and_then(|id| mirror.tables().backends.get(&id)).is_some_and(|entry| entry.next_hop.is_resolved());
-        let obstacle = want.paths.backends.get(&key.address).and_then(|reach| reach.obstacle());
-        let (state, reason, results) = match health {
+        let entry = id.and_then(|id| mirror.tables().backends.get(&id));
+        let gone = entry.is_some_and(entry::is_gone);
+        let health = want.health.get(&key).filter(|_| !entry.is_some_and(entry::is_leaving));
+        let (state, reason, results) = match (entry, health) {
+            (Some(entry), _) if entry::is_leaving(entry) => (BackendState::Leaving, "removed", 0),
             _ if backend.draining => (BackendState::Draining, "drained by the operator", 0),
-            Some(health) if health.state == State::Down => (BackendState::Down, &*health.reason, health.results),
-            _ if !has_next_hop => (BackendState::Down, obstacle.unwrap_or(NO_EGRESS), 0),
-            Some(health) if health.state == State::Up && backend.weight == 0 => {
-                (BackendState::Up, "its weight is 0: it takes no new flows", 0)
+            (_, Some(health)) if health.state == State::Down => {
+                (if gone { BackendState::Down } else { BackendState::Held }, &*health.reason, health.results)
             }
-            Some(health) if health.state == State::Up => (BackendState::Up, &*health.reason, health.results),
-            _ => (BackendState::Unknown, "not checked yet", 0),
+            (Some(entry), health) if entry.next_hop.is_resolved() => match health {
+                Some(health) if health.state == State::Up && backend.weight == 0 => {
+                    (BackendState::Up, "its weight is 0: it takes no new flows", 0)
+                }
+                Some(health) if health.state == State::Up => (BackendState::Up, &*health.reason, health.results),
+                _ => (BackendState::Unknown, "not checked yet", 0),
+            },
+            _ => {
+                let reach = want.paths.backends.get(&key.address);
+                // Nobody has looked for a neighbour of which nothing was ever known.
+                let new = old.is_none_or(|old| old.state == BackendState::Unknown);
+                let waits = new && matches!(reach, Some(Reach::Unknown { failed: false, .. }));
+                let state = if waits { BackendState::Unknown } else { BackendState::Down };
+                (state, reach.and_then(Reach::obstacle).unwrap_or(NO_EGRESS), 0)
+            }
         };
         let since = match (old, health) {
             (Some(old), _) if old.state == state => old.since,
             (_, Some(health)) if results > 0 => health.since,
             _ => SystemTime::now(),
         };
-        Self { state, reason: reason.to_owned(), since, results }
+        Self { state, reason: reason.to_owned(), since, results, gone }
     }
 
     /// Why it is in its state, for the log: `connection refused (3 failures)`.
@@ -119,22 +145,24 @@ impl Standing {
 
 type OfService = BTreeMap<(IpAddr, u16), Standing>;
 
-/// Logs what became of a service's backends, and that nobody is left or somebody is back.
-fn log(service: &Service, old: &OfService, new: &OfService, moved: u32) {
-    let changed = service.backends.iter().filter_map(|backend| {
-        let at = (backend.address, entry::own_port(backend));
-        let standing = new.get(&at)?;
-        (old.get(&at).map(|old| old.state) != Some(standing.state)).then_some((backend, standing))
-    });
-    let changed: Vec<_> = changed.collect();
+/// Logs what became of a service's backends.
+fn log(service: &Service, changed: &[(&Backend, Standing)], moved: u32) {
     let slots = if moved > 0 && changed.len() == 1 { format!("; {moved} slots moved") } else { String::new() };
-    for (backend, standing) in &changed {
+    for (backend, standing) in changed {
         let (name, why) = (format!("{}/{}", service.name, backend.name), standing.explanation());
+        let slots = match (standing.state, service.hold) {
+            _ if standing.gone => format!("; its flows count as gone{slots}"),
+            (BackendState::Held, Hold::For(time)) => format!("; its flows stay for {}{slots}", format_duration(time)),
+            (BackendState::Held | BackendState::Draining | BackendState::Leaving, _) => {
+                format!("; its flows stay{slots}")
+            }
+            _ => slots.clone(),
+        };
         match standing.state {
             BackendState::Down | BackendState::Held => {
                 warn!("backend {name} is {}: {why}{slots}", standing.state.name());
             }
-            BackendState::Unknown => info!("backend {name} takes no flows until its first health check{slots}"),
+            BackendState::Unknown => info!("backend {name} takes no flows yet: {why}{slots}"),
             BackendState::Up | BackendState::Draining | BackendState::Leaving => {
                 info!("backend {name} is {}: {why}{slots}", standing.state.name());
             }
@@ -143,6 +171,10 @@ fn log(service: &Service, old: &OfService, new: &OfService, moved: u32) {
     if moved > 0 && changed.len() > 1 {
         info!("service {}: {moved} slots moved", service.name);
     }
+}
+
+/// Logs it where the last backend of a service goes that takes new flows.
+fn tell_if_nobody_is_left(service: &Service, old: &OfService, new: &OfService) {
     let takers = |of: &OfService| of.values().filter(|standing| standing.state == BackendState::Up).count();
     if takers(new) == 0 && (takers(old) > 0 || old.is_empty()) && !new.is_empty() {
         warn!("service {} has no backend left that takes new flows", service.name);

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     num::NonZeroU16,
     time::SystemTime,
 };
@@ -17,6 +17,7 @@ use super::{
     full::Full,
     mirror::Mirror,
     paths::Paths,
+    remains::Remains,
 };
 use crate::{
     health::{Health, Target},
@@ -32,7 +33,7 @@ pub struct Want {
     pub spec: Spec,
     /// Health of every backend of it, and of no other.
     pub health: BTreeMap<BackendKey, Health>,
-    /// Ways to every backend of it and, with NAT services, to clients.
+    /// Ways to every backend of it, to those that have left it and, with NAT services, to clients.
     pub paths: Paths,
 }
 
@@ -53,20 +54,20 @@ impl Want {
             (key, health)
         });
         let health = health.collect();
-        let mut paths = paths(&spec, view);
+        let mut paths = paths(&spec, mirror, view);
         fit_clients(&mut paths, capacity, |net| mirror.tables().routes.contains_key(net));
         Self { spec, health, paths }
     }
 
     /// With another configuration: what stays in it keeps its health.
-    pub fn with(&self, spec: Spec, view: &NetworkView, now: SystemTime) -> Self {
+    pub fn with(&self, spec: Spec, mirror: &Mirror, view: &NetworkView, now: SystemTime) -> Self {
         let was_checked: BTreeMap<_, _> = checked_backends(&self.spec).collect();
         let health = checked_backends(&spec).map(|(key, checked)| {
             let known = self.health.get(&key).filter(|_| was_checked.get(&key) == Some(&checked));
             let new = || if checked { Health::unknown(now) } else { Health::unchecked(now) };
             (key, known.cloned().unwrap_or_else(new))
         });
-        let mut paths = paths(&spec, view);
+        let mut paths = paths(&spec, mirror, view);
         if needs_clients(&spec) && needs_clients(&self.spec) {
             // These may have stayed behind the view (see `follow`), and no other change is to fail for that.
             paths.clients.clone_from(&self.paths.clients);
@@ -82,8 +83,15 @@ impl Want {
 
     /// As the plan takes it.
     #[must_use]
-    pub fn inputs<'a>(&'a self, capacity: &'a Capacity, seed: [u64; 2]) -> Inputs<'a> {
-        Inputs { services: self.services(), seed, capacity, health: &self.health, paths: &self.paths }
+    pub fn inputs<'a>(
+        &'a self,
+        capacity: &'a Capacity,
+        seed: [u64; 2],
+        remains: &'a Remains,
+        now: SystemTime,
+    ) -> Inputs<'a> {
+        let (health, paths) = (&self.health, &self.paths);
+        Inputs { services: self.services(), seed, capacity, health, paths, remains, now }
     }
 
     /// The services that `other` has otherwise, has not, or has besides.
@@ -98,17 +106,23 @@ impl Want {
     ///
     /// Of more ways to clients than the `capacity` of their table, those to the same prefixes as before are kept, then
     /// the shortest.
-    pub fn follow(&mut self, view: &NetworkView, capacity: u32) -> Option<BTreeSet<Endpoint>> {
-        let mut new = paths(&self.spec, view);
+    pub fn follow(&mut self, mirror: &Mirror, view: &NetworkView, capacity: u32) -> Option<BTreeSet<Endpoint>> {
+        let mut new = paths(&self.spec, mirror, view);
         fit_clients(&mut new, capacity, |net| self.paths.clients.contains_key(net));
         if new == self.paths {
             return None;
         }
         let old = std::mem::replace(&mut self.paths, new);
-        let differs =
-            |backend: &Backend| self.paths.backends.get(&backend.address) != old.backends.get(&backend.address);
-        let affected = self.spec.services.iter().filter(|service| service.backends.iter().any(differs));
-        Some(affected.map(entry::service_key).collect())
+        let differs = |address: &IpAddr| self.paths.backends.get(address) != old.backends.get(address);
+        let tables = mirror.tables();
+        let affected = self.services().into_iter().filter(|(key, service)| {
+            let id = tables.services.get(key).map(|entry| entry.id);
+            let mut entries =
+                id.into_iter().flat_map(|id| mirror.backends_of(id)).filter_map(|id| tables.backends.get(&id));
+            service.backends.iter().any(|backend| differs(&backend.address))
+                || entries.any(|entry| differs(&entry::address(entry)))
+        });
+        Some(affected.map(|(key, _)| key).collect())
     }
 
     /// What is to be checked.
@@ -153,9 +167,11 @@ fn check_address(service: &Service, backend: &Backend) -> Option<SocketAddr> {
     Some(SocketAddr::new(backend.address, port))
 }
 
-fn paths(spec: &Spec, view: &NetworkView) -> Paths {
-    let backends = spec.services.iter().flat_map(|service| &service.backends).map(|backend| backend.address);
-    Paths::new(view, backends, needs_clients(spec))
+/// Those of all backends that are configured or have an entry: those that leave need theirs until they have left.
+fn paths(spec: &Spec, mirror: &Mirror, view: &NetworkView) -> Paths {
+    let configured = spec.services.iter().flat_map(|service| &service.backends).map(|backend| backend.address);
+    let entered = mirror.tables().backends.values().map(entry::address);
+    Paths::new(view, configured.chain(entered), needs_clients(spec))
 }
 
 /// Leaves ways to clients out, those that are `kept` and the shortest last, until they fit `capacity`.

@@ -63,10 +63,10 @@ fn text(services: &BTreeMap<u16, (bool, bool, BTreeSet<u8>)>) -> String {
 /// The tables without ids: what a packet sees of them.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
-    /// Service → who has each slot.
-    slots: BTreeMap<Endpoint, Vec<Option<IpAddr>>>,
-    /// Service → backend → mode and weight.
-    backends: BTreeMap<Endpoint, BTreeMap<IpAddr, (u8, u32)>>,
+    /// Service → who has each slot's new flows, and who the old ones.
+    slots: BTreeMap<Endpoint, Vec<[Option<IpAddr>; 2]>>,
+    /// Service → backend → mode, weight and state.
+    backends: BTreeMap<Endpoint, BTreeMap<IpAddr, (u8, u32, u8)>>,
     reverse: BTreeMap<Endpoint, ([u8; 16], [u8; 2])>,
     routes: BTreeMap<IpNet, Option<[u8; 6]>>,
     markers: usize,
@@ -74,14 +74,15 @@ struct Seen {
 
 fn seen(tables: &Tables) -> Seen {
     let address = |id: u32| -> IpAddr { <[u8; 4]>::try_from(&tables.backends[&id].address[..4]).unwrap().into() };
+    let owner = |id: u32| (id != NO_BACKEND).then(|| address(id));
     let services = || tables.services.iter().filter(|(key, _)| !key.is_vip_marker());
     let slots = services().map(|(key, service)| {
         let words = tables.slots[&service.first_slot].iter();
-        (*key, words.map(|word| (word.current() != NO_BACKEND).then(|| address(word.current()))).collect())
+        (*key, words.map(|word| [owner(word.current()), owner(word.base())]).collect())
     });
     let backends = services().map(|(key, service)| {
         let own = tables.backends.iter().filter(|(_, backend)| backend.service == service.id);
-        (*key, own.map(|(id, backend)| (address(*id), (backend.mode, backend.weight))).collect())
+        (*key, own.map(|(id, backend)| (address(*id), (backend.mode, backend.weight, backend.state))).collect())
     });
     let hop = |hop: &NextHop| hop.is_resolved().then(|| hop.mac());
     Seen {
@@ -106,6 +107,9 @@ fn assert_forwards(tables: &Tables, settled: bool) {
                 assert!(tables.egresses.contains_key(&backend.next_hop.egress()));
             }
         }
+        for base in tables.slots[&service.first_slot].iter().map(|word| word.base()).filter(|id| *id != NO_BACKEND) {
+            assert_eq!(tables.backends[&base].service, service.id, "{key:?} forgot whose its old flows are");
+        }
     }
 }
 
@@ -128,7 +132,7 @@ fn take_in(world: &mut World, view: &mut NetworkView, current: &mut String, step
     match step {
         Step::Configure(services) => {
             *current = text(services);
-            let next = world.want.with(spec(current), view, SystemTime::now());
+            let next = world.want.with(spec(current), &world.mirror, view, SystemTime::now());
             let affected = next.differences(&world.want);
             world.want = next;
             affected
@@ -149,7 +153,7 @@ fn take_in(world: &mut World, view: &mut NetworkView, current: &mut String, step
         }
         Step::Neighbour(octet, state) => {
             view.apply(neighbour(BACK, address(*octet), *state, *octet));
-            world.want.follow(view, 4096).unwrap_or_default()
+            world.want.follow(&world.mirror, view, 4096).unwrap_or_default()
         }
     }
 }

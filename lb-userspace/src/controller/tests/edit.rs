@@ -27,10 +27,10 @@ fn raw_service(name: &str, port: u16) -> raw::Service {
 fn each_edit_changes_what_it_says_and_nothing_else() {
     let mut expected = two();
     expected.services[0].backends[1].draining = true;
-    let edit = backend("web", "b2", BackendEdit::Draining(true));
+    let edit = backend("web", "b2", BackendEdit::Drain(None));
     assert_eq!(edit.apply(&two()).unwrap(), expected);
     assert_eq!(edit.summary(), "backend \"b2\" of service \"web\" drained");
-    assert_eq!(backend("web", "b2", BackendEdit::Draining(false)).apply(&expected).unwrap(), two());
+    assert_eq!(backend("web", "b2", BackendEdit::Undrain).apply(&expected).unwrap(), two());
 
     expected = two();
     expected.services[0].backends[1].weight = 9;
@@ -38,7 +38,7 @@ fn each_edit_changes_what_it_says_and_nothing_else() {
 
     expected = two();
     expected.services[0].backends.remove(0);
-    assert_eq!(backend("web", "b1", BackendEdit::Remove).apply(&two()).unwrap(), expected);
+    assert_eq!(backend("web", "b1", BackendEdit::Remove { now: false }).apply(&two()).unwrap(), expected);
 
     let added = Edit::AddBackend("web".into(), new_backend("198.51.100.9")).apply(&two()).unwrap();
     assert_eq!(added.services[0].backends[2].name, "198.51.100.9");
@@ -54,8 +54,11 @@ fn what_is_not_there_is_not_found() {
     let no_service = Err(ControlError::no_service("wob"));
     assert_eq!(Edit::RemoveService("wob".into()).apply(&two()), no_service);
     assert_eq!(Edit::AddBackend("wob".into(), new_backend("198.51.100.9")).apply(&two()), no_service);
-    assert_eq!(backend("wob", "b1", BackendEdit::Remove).apply(&two()), no_service);
-    assert_eq!(backend("web", "b3", BackendEdit::Remove).apply(&two()), Err(ControlError::no_backend("web", "b3")));
+    assert_eq!(backend("wob", "b1", BackendEdit::Remove { now: false }).apply(&two()), no_service);
+    assert_eq!(
+        backend("web", "b3", BackendEdit::Remove { now: false }).apply(&two()),
+        Err(ControlError::no_backend("web", "b3"))
+    );
 }
 
 #[test]

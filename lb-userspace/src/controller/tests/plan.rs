@@ -129,6 +129,7 @@ fn what_does_not_fit_is_an_error() {
     world.capacity.slots = 5000;
     world.want = world.want.with(
         spec(&(service("web", 80, "l2", &[1, 2]) + &service("more", 81, "l2", &[1]))),
+        &world.mirror,
         &network(0..=100),
         SystemTime::now(),
     );
@@ -144,16 +145,16 @@ fn a_neighbour_asked_again_keeps_its_flows_and_one_that_does_not_answer_loses_th
         [(NeighbourState::Probe, true), (NeighbourState::Incomplete, true), (NeighbourState::Failed, false)]
     {
         view.apply(neighbour(BACK, address(2), state, 2));
-        let affected = world.want.follow(&view, 4096).unwrap_or_default();
+        let affected = world.want.follow(&world.mirror, &view, 4096).unwrap_or_default();
         world.reconcile_checked(&affected);
         assert_eq!(world.spread(80).contains_key(&2), takes, "{state:?}");
     }
     // Asked once more it is still not known; answering brings it back.
     view.apply(neighbour(BACK, address(2), NeighbourState::Incomplete, 2));
-    let affected = world.want.follow(&view, 4096).unwrap_or_default();
+    let affected = world.want.follow(&world.mirror, &view, 4096).unwrap_or_default();
     assert_eq!(world.reconcile_checked(&affected).writes, []);
     view.apply(neighbour(BACK, address(2), NeighbourState::Reachable, 99));
-    let affected = world.want.follow(&view, 4096).unwrap();
+    let affected = world.want.follow(&world.mirror, &view, 4096).unwrap();
     world.reconcile_checked(&affected);
     assert_eq!(world.tables().backends[&world.ids()[&(1, 2)]].next_hop.mac()[5], 99);
     assert!(world.spread(80).contains_key(&2));
@@ -164,7 +165,7 @@ fn a_new_address_of_a_gateway_moves_no_slot() {
     let mut world = World::new(&service("web", 80, "l2", &[1, 2]));
     let mut view = network(0..=100);
     view.apply(neighbour(BACK, address(2), NeighbourState::Reachable, 77));
-    let affected = world.want.follow(&view, 4096).unwrap();
+    let affected = world.want.follow(&world.mirror, &view, 4096).unwrap();
     assert_eq!(affected, [endpoint(80)].into());
     let plan = world.reconcile_checked(&affected);
     assert!(matches!(plan.writes[..], [Write::Backend(2, _)]), "{:?}", plan.writes);
@@ -176,7 +177,7 @@ fn a_device_that_goes_takes_its_entry_and_its_backends_with_it() {
     let mut world = World::new(&service("web", 80, "l2", &[1, 2]));
     let mut view = network(0..=100);
     view.apply(Event::LinkGone(BACK));
-    let affected = world.want.follow(&view, 4096).unwrap();
+    let affected = world.want.follow(&world.mirror, &view, 4096).unwrap();
     world.reconcile_checked(&affected);
     assert!(world.tables().egresses.is_empty());
     assert_eq!(world.spread(80), BTreeMap::from([(0, 4093)]));
@@ -221,12 +222,12 @@ fn routes_that_do_not_fit_are_left_out_and_hinder_nothing_else() {
     world.capacity.routes = u32::try_from(routes.len()).unwrap();
     let mut view = network(0..=101);
     view.apply(neighbour(BACK, address(2), NeighbourState::Reachable, 22));
-    let affected = world.want.follow(&view, world.capacity.routes).unwrap();
+    let affected = world.want.follow(&world.mirror, &view, world.capacity.routes).unwrap();
     world.reconcile_checked(&affected);
     assert!(world.tables().routes.keys().eq(routes.keys()), "the new one does not fit");
     assert_eq!(world.tables().routes[&"198.51.100.2/32".parse().unwrap()].mac()[5], 22, "the others are kept right");
     assert_eq!(world.tables().backends[&2].next_hop.mac()[5], 22);
-    let next = world.want.with(spec(&service("nat", 80, "nat", &[1])), &view, SystemTime::now());
+    let next = world.want.with(spec(&service("nat", 80, "nat", &[1])), &world.mirror, &view, SystemTime::now());
     let affected = next.differences(&world.want);
     world.want = next;
     world.reconcile_checked(&affected);
@@ -292,7 +293,7 @@ fn clients_behind_too_many_devices_hinder_nothing_else() {
         view.apply(link(index.into(), &format!("eth{index}")));
         view.apply(neighbour(index.into(), [10, 0, index, 7].into(), NeighbourState::Reachable, index));
     }
-    let affected = world.want.follow(&view, 4096).unwrap();
+    let affected = world.want.follow(&world.mirror, &view, 4096).unwrap();
     let plan = world.reconcile_checked(&affected);
     let of = |world: &World, index| world.tables().routes[&format!("10.0.{index}.7/32").parse().unwrap()];
     let (resolved, unresolved): (Vec<_>, Vec<_>) = (10..90).partition(|index| of(&world, *index).is_resolved());
@@ -304,7 +305,7 @@ fn clients_behind_too_many_devices_hinder_nothing_else() {
     let moved = on_link("198.51.100.2/32".into(), 90);
     view.apply(Event::Routes([back(), moved].into_iter().chain(fronts).collect()));
     view.apply(neighbour(90, address(2), NeighbourState::Reachable, 2));
-    let affected = world.want.follow(&view, 4096).unwrap();
+    let affected = world.want.follow(&world.mirror, &view, 4096).unwrap();
     assert_eq!(affected, [endpoint(80)].into());
     world.reconcile_checked(&affected);
     let next_hop = world.tables().backends[&2].next_hop;
@@ -319,7 +320,7 @@ fn the_hosts_own_addresses_stay_the_kernels() {
     let local =
         Route { table: Table::Local, prefix: "203.0.113.9/32".parse().unwrap(), metric: 0, target: Target::Local };
     view.apply(Event::Routes(vec![local]));
-    let affected = world.want.follow(&view, 4096).unwrap();
+    let affected = world.want.follow(&world.mirror, &view, 4096).unwrap();
     world.reconcile_checked(&affected);
     assert_eq!(world.tables().routes[&"203.0.113.9/32".parse().unwrap()], NextHop::LOCAL);
     assert_eq!(world.spread(80), BTreeMap::from([(0, 4093)]), "the route to its backend is gone");

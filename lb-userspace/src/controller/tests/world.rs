@@ -11,13 +11,15 @@ use super::{network, spec};
 use crate::{
     controller::{
         desired::{Plan, Scope, plan},
+        entry,
         full::Full,
         mirror::Mirror,
+        remains::Remains,
         want::Want,
     },
     nexthop::NetworkView,
     spec::Spec,
-    tables::{Capacity, Endpoint, Tables, fake::Kernel},
+    tables::{Capacity, Endpoint, Tables, Write, fake::Kernel},
 };
 
 /// A kernel, and what is wanted of it.
@@ -26,6 +28,8 @@ pub struct World {
     pub mirror: Mirror,
     pub want: Want,
     pub capacity: Capacity,
+    pub remains: Remains,
+    pub now: SystemTime,
 }
 
 impl World {
@@ -38,13 +42,14 @@ impl World {
         let mirror = Mirror::new(kernel.read());
         let capacity = Capacity::of(&spec.node.tables);
         let want = Want::new(spec, &mirror, view, capacity.routes, SystemTime::now());
-        let mut world = Self { kernel, mirror, want, capacity };
+        let (remains, now) = (Remains::default(), SystemTime::now());
+        let mut world = Self { kernel, mirror, want, capacity, remains, now };
         world.reconcile(Scope::Everything);
         world
     }
 
     pub fn plan(&self, scope: Scope<'_>) -> Result<Plan, Full> {
-        plan(&self.mirror, &self.want.inputs(&self.capacity, [1, 2]), scope)
+        plan(&self.mirror, &self.want.inputs(&self.capacity, [1, 2], &self.remains, self.now), scope)
     }
 
     pub fn reconcile(&mut self, scope: Scope<'_>) -> Plan {
@@ -59,7 +64,7 @@ impl World {
 
     /// Changes the configuration, and checks that looking at what changed is as good as looking at everything.
     pub fn configure(&mut self, services: &str) -> Plan {
-        let next = self.want.with(spec(services), &network(0..=100), SystemTime::now());
+        let next = self.want.with(spec(services), &self.mirror, &network(0..=100), SystemTime::now());
         let affected = next.differences(&self.want);
         self.want = next;
         self.reconcile_checked(&affected)
@@ -83,7 +88,6 @@ impl World {
     pub fn spread(&self, port: u16) -> BTreeMap<u8, usize> {
         let mut spread = BTreeMap::new();
         for word in &self.tables().slots[&self.service(port).first_slot] {
-            assert_eq!(*word, SlotWord::steady(word.current()));
             let octet = match word.current() {
                 NO_BACKEND => 0,
                 id => self.tables().backends[&id].address[3],
@@ -93,8 +97,20 @@ impl World {
         spread
     }
 
+    /// The slots of the service at `port` become steady, as if all old flows had ended.
+    pub fn settle(&mut self, port: u16) {
+        let first = self.service(port).first_slot;
+        let words = (0u32..).zip(self.tables().slots[&first].clone());
+        let words = words.map(|(offset, word)| (offset, SlotWord::steady(word.current()))).collect();
+        let write = Write::Slots { first, words };
+        self.kernel.write(&write);
+        self.mirror.apply(&write);
+    }
+
+    /// Backends by service id and last octet, without those that are leaving.
     pub fn ids(&self) -> BTreeMap<(u32, u8), u32> {
-        self.tables().backends.iter().map(|(id, backend)| ((backend.service, backend.address[3]), *id)).collect()
+        let configured = self.tables().backends.iter().filter(|(_, backend)| !entry::is_leaving(backend));
+        configured.map(|(id, backend)| ((backend.service, backend.address[3]), *id)).collect()
     }
 }
 

@@ -1,0 +1,168 @@
+//! What the controller does as time goes by: phases that end, sweeps, and what follows from them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, Result};
+use lb_common::{abi::Service, tracking::FlowEvent};
+use tracing::{error, info, warn};
+
+use super::{
+    clock::Moment,
+    core::Core,
+    desired::Scope,
+    deviations::Findings,
+    entry,
+    mirror::Mirror,
+    sweeper::{Job, Sweeper, surroundings},
+    want::Want,
+};
+use crate::{
+    flows::{Census, sweep},
+    tables::{Dataplane, Endpoint, Write},
+};
+
+/// Sweeps once, so that from the first moment it is known which ids flows name. The data plane forwards meanwhile.
+pub fn first_sweep(dataplane: &dyn Dataplane, mirror: &Mirror, want: &Want, now: Moment) -> Result<Sweeper> {
+    let around = surroundings(mirror, &idle(want), dataplane.seed());
+    let mut table = dataplane.flow_table().context("can't read the flow tables")?;
+    let census = sweep(&mut *table, &around, now.seconds()).context("can't sweep the flow tables")?;
+    let events = dataplane.counters(&[], &[]).context("can't read the counters")?.flow_events;
+    Ok(Sweeper::new(mirror, census, &events, now.monotonic))
+}
+
+/// Seconds of silence after which each service forgets a flow.
+fn idle(want: &Want) -> BTreeMap<Endpoint, u32> {
+    let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+    want.services().into_iter().map(|(key, service)| (key, seconds(service.idle))).collect()
+}
+
+impl Core {
+    /// Takes in that time has passed: backends that were held, or drained until now, are gone.
+    pub fn tick(&mut self, now: Moment) {
+        let due = self.due.iter().filter(|(_, due)| **due <= now.wall);
+        let affected: BTreeSet<_> = due.map(|(key, _)| *key).collect();
+        if !affected.is_empty() {
+            self.keep_right(&affected, now);
+        }
+    }
+
+    /// A sweep of the flow tables, if one is due.
+    pub fn begin_sweep(&mut self, now: Moment) -> Option<Job> {
+        if self.suspect || !self.sweeper.is_due(now.monotonic) {
+            return None;
+        }
+        let around = surroundings(&self.mirror, &idle(&self.want), self.dataplane.seed());
+        match self.dataplane.flow_table() {
+            Ok(table) => Some(self.sweeper.begin(table, around, now)),
+            Err(error) => {
+                self.end_sweep(Err(error), now);
+                None
+            }
+        }
+    }
+
+    /// Takes in what a sweep has found: slots settle, and backends that have no flow left leave.
+    pub fn end_sweep(&mut self, result: Result<Census>, now: Moment) {
+        match self.sweeper.end(result, now.monotonic) {
+            Ok(None) => {}
+            // What is known of the tables may be wrong: that has to be put right first.
+            Ok(Some(_)) if self.suspect => {}
+            Ok(Some(began)) => {
+                if let Err(failure) = self.settle(began, now).and_then(|()| self.release(now)) {
+                    error!("slots could not be settled, trying again: {failure:#}");
+                }
+            }
+            Err(failure) => error!("the flow tables could not be swept, trying again: {failure:#}"),
+        }
+        self.sweeper.remains.released.clear();
+    }
+
+    fn settle(&mut self, began: Duration, now: Moment) -> Result<()> {
+        let events = self.dataplane.counters(&[], &[]).context("can't read the counters")?.flow_events;
+        let refused = self.sweeper.refused(&events, now.monotonic);
+        if refused.old > 0 {
+            warn!(
+                "the flow table is full: {} packets of old flows could not be learnt ({}), so that slots take longer to \
+                 settle; start anew after `weir detach` with a larger node.tables.flows",
+                refused.old,
+                FlowEvent::NotLearnt.name()
+            );
+        }
+        let services = self.want.services();
+        let settle_after = self.mirror.services().filter_map(|(key, entry)| {
+            let service = services.get(key)?;
+            Some((entry.first_slot, service.settle_after))
+        });
+        let entries = self.mirror.tables().backends.iter();
+        let writes = self.sweeper.deviations.settle(
+            &self.mirror,
+            &Findings {
+                census: self.sweeper.last().0,
+                began,
+                now: now.monotonic,
+                full: refused.new > 0,
+                settle_after: &settle_after.collect(),
+                gone: &entries.filter(|(_, entry)| entry::is_gone(entry)).map(|(id, _)| *id).collect(),
+            },
+        );
+        self.log_settled(&writes);
+        self.write(&writes, now)
+    }
+
+    /// Clears the entries of backends that nothing names any more.
+    fn release(&mut self, now: Moment) -> Result<()> {
+        let released = self.sweeper.remains.released.clone();
+        let tables = self.mirror.tables();
+        let service_of = |id: &u32| {
+            let entry = tables.backends.get(id)?;
+            self.mirror.services().find(|(_, service)| service.id == entry.service).map(|(key, _)| *key)
+        };
+        let affected: BTreeSet<_> = released.iter().filter_map(service_of).collect();
+        if affected.is_empty() {
+            return Ok(());
+        }
+        let left: Vec<_> = affected
+            .iter()
+            .flat_map(|key| self.mirror.leaving(key).map(|(id, backend)| (*key, id, backend)))
+            .filter(|(_, id, _)| released.contains(id))
+            .collect();
+        self.reconcile(Scope::Services(&affected), now)?;
+        for (key, _, backend) in left {
+            info!("backend {}/{} has left: no flow of it is left", self.name(&key), backend.name);
+        }
+        // Their neighbours need not be kept fresh any more.
+        if let Some(affected) = self.want.follow(&self.mirror, &self.view, self.capacity.routes) {
+            self.keep_right(&affected, now);
+        }
+        self.reconfigured = true;
+        Ok(())
+    }
+
+    /// When services that were planned are due again.
+    pub(super) fn follow_due(&mut self, affected: &BTreeSet<Endpoint>, due: &BTreeMap<Endpoint, SystemTime>) {
+        self.due.retain(|key, _| !affected.contains(key));
+        self.due.extend(due);
+    }
+
+    fn log_settled(&self, writes: &[Write]) {
+        for write in writes {
+            let Write::Slots { first, words } = write else { continue };
+            let Some(old) = self.mirror.tables().slots.get(first) else { continue };
+            let base = |offset: u32| old.get(offset as usize).map(|word| word.base());
+            let settled = words.iter().filter(|(offset, new)| base(*offset) != Some(new.base())).count();
+            let of_range = |(key, service): (&Endpoint, &Service)| (service.first_slot == *first).then_some(*key);
+            if settled > 0
+                && let Some(key) = self.mirror.services().find_map(of_range)
+            {
+                info!("service {}: {settled} slots settled: their old flows are known one by one", self.name(&key));
+            }
+        }
+    }
+
+    fn name(&self, key: &Endpoint) -> String {
+        self.want.services().get(key).map(|service| service.name.clone()).unwrap_or_default()
+    }
+}
