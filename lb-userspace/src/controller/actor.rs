@@ -169,12 +169,12 @@ impl Control for Handle {
     }
 
     async fn services(&self) -> Result<Vec<Service>, ControlError> {
-        self.ask(|core| core.services()).await
+        self.ask(|core| core.services(Moment::now())).await
     }
 
     async fn service(&self, name: &str) -> Result<Service, ControlError> {
         let name = name.to_owned();
-        self.ask(move |core| core.service(&name)).await
+        self.ask(move |core| core.service(&name, Moment::now())).await
     }
 
     async fn add_service(&self, service: raw::Service) -> Result<Change, ControlError> {
@@ -250,7 +250,8 @@ impl Actor {
                 event = self.runner.event() => {
                     let mut events = vec![event];
                     events.extend(std::iter::from_fn(|| self.runner.event_now()));
-                    self.core.health(events, Moment::now());
+                    let found = events.into_iter().map(|event| (event.backend, event.health));
+                    self.core.health(found, Moment::now());
                 }
                 changed = self.view.changed(), if follows_network => {
                     follows_network = changed.is_ok();

@@ -30,8 +30,7 @@ use crate::{
         control::ControlError,
         types::{Change, Detached, LastChange, LastUpgrade, unix_ms},
     },
-    flows::Census,
-    health::{Event, Health, Target},
+    health::{Health, Target},
     nexthop::{NetworkView, Resolution},
     spec::{OnExit, Spec},
     tables::{Capacity, Dataplane, Endpoint, Write},
@@ -130,12 +129,12 @@ impl Core {
     }
 
     /// Takes in what health checks found.
-    pub fn health(&mut self, events: Vec<Event<BackendKey>>, now: Moment) {
+    pub fn health(&mut self, found: impl IntoIterator<Item = (BackendKey, Health)>, now: Moment) {
         let mut affected = BTreeSet::new();
-        for event in events {
-            if let Some(health) = self.want.health.get_mut(&event.backend) {
-                *health = event.health;
-                affected.insert(event.backend.service);
+        for (backend, found) in found {
+            if let Some(health) = self.want.health.get_mut(&backend) {
+                *health = found;
+                affected.insert(backend.service);
             }
         }
         self.keep_right(&affected, now);

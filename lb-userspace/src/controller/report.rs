@@ -57,16 +57,16 @@ impl Core {
     }
 
     /// Every service, in the order of the configuration.
-    pub fn services(&self) -> Result<Vec<Service>, ControlError> {
+    pub fn services(&self, now: Moment) -> Result<Vec<Service>, ControlError> {
         let counters = self.counters(self.want.spec.services.iter())?;
-        Ok(self.want.spec.services.iter().map(|service| self.describe(service, &counters)).collect())
+        Ok(self.want.spec.services.iter().map(|service| self.describe(service, &counters, now)).collect())
     }
 
     /// The service called `name`.
-    pub fn service(&self, name: &str) -> Result<Service, ControlError> {
+    pub fn service(&self, name: &str, now: Moment) -> Result<Service, ControlError> {
         let service = self.want.spec.services.iter().find(|service| service.name == name);
         let service = service.ok_or_else(|| ControlError::no_service(name))?;
-        Ok(self.describe(service, &self.counters([service])?))
+        Ok(self.describe(service, &self.counters([service])?, now))
     }
 
     /// Every counter.
@@ -100,7 +100,7 @@ impl Core {
         Ok(Stats { at_unix_ms, services, reasons, flow_events: flow_events.collect() })
     }
 
-    fn describe(&self, service: &spec::Service, counters: &Counters) -> Service {
+    fn describe(&self, service: &spec::Service, counters: &Counters, now: Moment) -> Service {
         let key = entry::service_key(service);
         let entry = self.mirror.tables().services.get(&key);
         let (mut slots_of, mut bases) = (BTreeMap::<u32, u32>::new(), BTreeSet::new());
@@ -113,7 +113,7 @@ impl Core {
         let backends = self.listed(service).into_iter().map(|backend| {
             let id = self.id(&key, &backend).unwrap_or(NO_BACKEND);
             let own = slots_of.get(&id).copied().unwrap_or(0);
-            let flows = BackendFlows { settled: all_seen && !bases.contains(&id), ..self.flows(id) };
+            let flows = BackendFlows { settled: all_seen && !bases.contains(&id), ..self.flows(id, now) };
             Backend { flows, ..self.describe_backend(&key, &backend, id, (own, slots), counters) }
         });
         Service {
@@ -167,9 +167,9 @@ impl Core {
     }
 
     /// The flows of a backend that the last sweep found.
-    fn flows(&self, id: u32) -> BackendFlows {
+    fn flows(&self, id: u32, now: Moment) -> BackendFlows {
         let found = self.sweeper.last().0.backends.get(&id).copied().unwrap_or_default();
-        let age = |opened: u32| u64::from(Moment::now().seconds().saturating_sub(opened)) * 1000;
+        let age = |opened: u32| u64::from(now.seconds().saturating_sub(opened)) * 1000;
         BackendFlows { tracked: found.live, oldest_ms: found.oldest.map(age), settled: false }
     }
 

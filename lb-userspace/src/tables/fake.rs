@@ -37,6 +37,8 @@ pub struct Kernel {
     pub log: Vec<Write>,
     /// Writes that still succeed before one fails, once; `None` is all of them.
     pub fail_after: Option<usize>,
+    /// Nothing can be read or written any more once one write has failed: whoever writes has died.
+    pub dies: bool,
     /// What [`Dataplane::wanted_neighbours`] answers next.
     pub wanted: Vec<IpAddr>,
     /// What [`Dataplane::counters`] answers, filtered by the ids; but live flows are counted in `flows`.
@@ -56,6 +58,12 @@ impl FakeDataplane {
     /// Whoever had them last panicked.
     pub fn kernel(&self) -> MutexGuard<'_, Kernel> {
         self.0.lock().unwrap()
+    }
+
+    /// After this many writes more whoever writes dies, and can't read or write any more. `None` brings back life.
+    pub fn fail(&self, after: Option<usize>) {
+        let mut kernel = self.kernel();
+        (kernel.fail_after, kernel.dies) = (after, after.is_some());
     }
 }
 
@@ -84,6 +92,13 @@ impl Kernel {
         words.filter(|word| word.backend() == backend && !word.is_closed()).count() as u64
     }
 
+    fn check_alive(&self) -> Result<()> {
+        if self.dies && self.fail_after == Some(0) {
+            bail!("the daemon is dead");
+        }
+        Ok(())
+    }
+
     /// Does one write.
     pub fn write(&mut self, write: &Write) {
         self.log.push(write.clone());
@@ -97,12 +112,14 @@ impl Kernel {
 
 impl Dataplane for FakeDataplane {
     fn read(&self) -> Result<Tables> {
+        self.kernel().check_alive()?;
         Ok(self.kernel().read())
     }
 
     fn write(&mut self, writes: &[Write]) -> Result<()> {
         let mut kernel = self.kernel();
         for write in writes {
+            kernel.check_alive()?;
             match &mut kernel.fail_after {
                 Some(0) => {
                     kernel.fail_after = None;

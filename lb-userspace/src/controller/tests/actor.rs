@@ -108,7 +108,7 @@ async fn backends_take_flows_while_they_answer() {
     assert_eq!(daemon.takers(80), [1, 2, 3], "one failure is not enough");
     seconds(3).await;
     assert_eq!(daemon.takers(80), [1, 3]);
-    assert_eq!(daemon.standing("web", 2).await, (BackendState::Down, "connection refused".to_owned()));
+    assert_eq!(daemon.standing("web", 2).await, (BackendState::Held, "connection refused".to_owned()));
     daemon.probe.answer(2);
     seconds(3).await;
     assert_eq!(daemon.takers(80), [1, 2, 3]);
@@ -135,7 +135,7 @@ async fn a_restart_changes_nothing_and_knows_what_was_known() {
     let daemon = daemon.restart().await;
     assert_eq!(daemon.tables(), tables);
     assert_eq!(daemon.writes(), writes);
-    assert_eq!(daemon.standing("web", 3).await.0, BackendState::Down);
+    assert_eq!(daemon.standing("web", 3).await.0, BackendState::Held);
     seconds(5).await;
     assert_eq!(daemon.writes(), writes);
 }
@@ -169,7 +169,7 @@ async fn commands_are_in_the_kernel_when_they_answer_and_outlive_the_daemon() {
     let daemon = daemon.restart().await;
     assert_eq!((daemon.tables(), daemon.writes()), (tables, writes));
     let names = daemon.handle().service("web").await.unwrap().backends.into_iter().map(|backend| backend.name);
-    assert_eq!(names.collect::<Vec<_>>(), ["b1", "b2", "b4", "new"]);
+    assert_eq!(names.collect::<Vec<_>>(), ["b1", "b2", "b4", "new", "198.51.100.3"]);
 }
 
 #[tokio::test(start_paused = true)]

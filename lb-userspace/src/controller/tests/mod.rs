@@ -3,9 +3,13 @@
 mod actor;
 mod crash;
 mod edit;
+mod host;
+mod leaving;
+mod model;
 mod plan;
 mod saved;
 mod scale;
+mod settling;
 mod world;
 
 use std::{
