@@ -280,7 +280,9 @@ impl Core {
             self.suspect = true;
             return Err(error);
         }
-        writes.iter().for_each(|write| self.mirror.apply(write));
+        for write in writes {
+            self.mirror.apply(write);
+        }
         self.sweeper.after(writes, &self.mirror, now.monotonic);
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use lb_common::{
@@ -17,12 +17,12 @@ use super::{
     full::Full,
     ids::Ids,
     mirror::Mirror,
-    paths::{Egresses, Paths},
+    paths::{Egresses, Paths, Reach},
     phase,
     remains::Remains,
 };
 use crate::{
-    health::Health,
+    health::{Health, State},
     spec,
     tables::{Capacity, Endpoint, Tables, Write, diff},
 };
@@ -56,6 +56,9 @@ pub struct Inputs<'a> {
     /// Which holds and deadlines are over.
     pub now: SystemTime,
 }
+
+/// How long a new service waits for the first word of its other backends once one is up.
+const FIRST_WORD: Duration = Duration::from_secs(1);
 
 /// How much is looked at.
 #[derive(Clone, Copy, Debug)]
@@ -175,7 +178,7 @@ impl<'a> Desired<'a> {
         let (old_state, old_hop) = old.map_or((0, NextHop::UNRESOLVED), |old| (old.state, old.next_hop));
         let phase = phase::of(service, backend, self.inputs.health.get(&known), old_state, self.inputs.now);
         if let Some(due) = phase.due {
-            self.due.entry(*key).and_modify(|sooner| *sooner = due.min(*sooner)).or_insert(due);
+            self.due_at(key, due);
         }
         let next_hop = self.next_hop(backend.address, old_hop);
         entry::backend(service, id_of_service, backend, phase.state, next_hop)
@@ -201,6 +204,10 @@ impl<'a> Desired<'a> {
         }
     }
 
+    fn due_at(&mut self, key: &Endpoint, due: SystemTime) {
+        self.due.entry(*key).and_modify(|sooner| *sooner = due.min(*sooner)).or_insert(due);
+    }
+
     fn next_hop(&mut self, address: IpAddr, old: NextHop) -> NextHop {
         match self.inputs.paths.backends.get(&address) {
             Some(reach) => self.egresses.of_backend(reach, old),
@@ -220,8 +227,12 @@ impl<'a> Desired<'a> {
     ) -> Result<Vec<SlotWord>, Full> {
         let known = self.mirror.tables().services.get(key);
         let old = known.and_then(|known| self.mirror.tables().slots.get(&known.first_slot)).filter(|_| !self.refill);
+        if self.waits(key, service, entry) {
+            return Ok(vec![self.nothing(); entry.slot_count as usize]);
+        }
         let before = self.old_backends(entry.id);
-        let same_takers = old.filter(|_| taking(backends).eq(taking(&before)));
+        let filled = |old: &&Vec<SlotWord>| old.first().is_some_and(|word| word.current() != NO_BACKEND);
+        let same_takers = old.filter(filled).filter(|_| taking(backends).eq(taking(&before)));
         if let Some(old) = same_takers.filter(|_| known == Some(entry) && gone(backends).eq(gone(&before))) {
             return Ok(old.clone());
         }
@@ -234,10 +245,7 @@ impl<'a> Desired<'a> {
             })?,
         };
         let old = known.and_then(|known| self.mirror.tables().slots.get(&known.first_slot));
-        // The flow table may hold entries of an earlier service in the place of a new one: until these are swept out, a
-        // new flow has to look for one and remove it.
-        let nothing = SlotWord::new(NO_BACKEND, NO_BACKEND, !self.inputs.remains.resting.is_empty());
-        let old = old.into_iter().flatten().copied().chain(std::iter::repeat(nothing));
+        let old = old.into_iter().flatten().copied().chain(std::iter::repeat(self.nothing()));
         let mut moved = 0;
         let words = fill.into_iter().zip(old).map(|(current, old)| {
             moved += u32::from(current != old.current());
@@ -249,6 +257,37 @@ impl<'a> Desired<'a> {
             self.moved.insert(*key, moved);
         }
         Ok(words)
+    }
+
+    /// The word of a slot that nobody has had yet. The flow table may hold entries of an earlier service in the place of a
+    /// new one: until these are swept out, a new flow has to look for one and remove it.
+    fn nothing(&self) -> SlotWord {
+        SlotWord::new(NO_BACKEND, NO_BACKEND, !self.inputs.remains.resting.is_empty())
+    }
+
+    /// Whether a service whose slots nobody has had yet waits a moment for the first word of all its backends: were they
+    /// filled backend by backend, flows of the first would have to be remembered.
+    fn waits(&mut self, key: &Endpoint, service: &spec::Service, entry: &abi::Service) -> bool {
+        let old =
+            self.mirror.tables().services.get(key).and_then(|_| self.mirror.tables().slots.get(&entry.first_slot));
+        if old.into_iter().flatten().any(|word| (word.current(), word.base()) != (NO_BACKEND, NO_BACKEND)) {
+            return false;
+        }
+        let (mut unknown, mut first) = (false, None);
+        for backend in service.backends.iter().filter(|backend| backend.weight > 0 && !backend.draining) {
+            let known = BackendKey { service: *key, address: backend.address, port: entry::own_port(backend) };
+            let Some(health) = self.inputs.health.get(&known) else { continue };
+            let reach = self.inputs.paths.backends.get(&backend.address);
+            let asked = matches!(reach, Some(Reach::Unknown { failed: false, .. }));
+            unknown |= health.state == State::Unknown || health.state == State::Up && asked;
+            if health.state == State::Up {
+                first = first.into_iter().chain([health.since]).min();
+            }
+        }
+        let until = first.filter(|_| unknown).and_then(|first| first.checked_add(FIRST_WORD));
+        let Some(until) = until.filter(|until| self.inputs.now < *until) else { return false };
+        self.due_at(key, until);
+        true
     }
 
     fn old_backends(&self, service: u32) -> BTreeMap<u32, abi::Backend> {

@@ -91,7 +91,9 @@ impl Deviations {
             if let Write::Slots { first, words } = write
                 && let Some(range) = self.0.get_mut(first)
             {
-                words.iter().for_each(|(offset, word)| range.note(*offset, *word, now));
+                for (offset, word) in words {
+                    range.note(*offset, *word, now);
+                }
             }
         }
     }

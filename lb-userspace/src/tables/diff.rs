@@ -98,7 +98,10 @@ mod tests {
                 let (id, flags) = (n.into(), *flags);
                 let service = abi::Service { id, first_slot, slot_count: RANGE, flags, ..Zeroable::zeroed() };
                 tables.services.insert(endpoint(n), service);
-                let words = choices.iter().map(|choice| SlotWord::new(*choice.get(&ids), *choice.get(&ids), false));
+                let words = choices.iter().enumerate().map(|(offset, choice)| {
+                    let (current, base) = (*choice.get(&ids), ids[(choice.index(ids.len()) + offset) % ids.len()]);
+                    SlotWord::new(current, base, current != base)
+                });
                 tables.slots.insert(first_slot, words.collect());
             }
             for (&n, &value) in &extra {
@@ -117,6 +120,7 @@ mod tests {
         for service in tables.services.iter().filter(|(key, _)| !key.is_vip_marker()).map(|(_, service)| service) {
             let words = &tables.slots[&service.first_slot];
             assert_eq!(words.len(), service.slot_count as usize);
+            assert!(words.iter().all(|word| word.tracked() || word.current() == word.base()));
             for id in words.iter().flat_map(|word| [word.current(), word.base()]).filter(|id| *id != NO_BACKEND) {
                 let backend = tables.backends.get(&id).unwrap_or_else(|| panic!("backend {id} has no entry"));
                 assert!(tables.egresses.contains_key(&backend.next_hop.egress()), "backend {id} has no device");

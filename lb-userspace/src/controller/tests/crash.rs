@@ -1,9 +1,6 @@
 //! Random histories: whatever changes, whenever the daemon dies, the tables become what they should be.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::SystemTime,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use lb_common::abi::{NO_BACKEND, NextHop, backend_state};
@@ -11,7 +8,7 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 use rtnetlink::packet_route::neighbour::NeighbourState;
 
 use super::{
-    world::{World, endpoint},
+    world::{START, World, endpoint},
     *,
 };
 use crate::{
@@ -132,7 +129,7 @@ fn take_in(world: &mut World, view: &mut NetworkView, current: &mut String, step
     match step {
         Step::Configure(services) => {
             *current = text(services);
-            let next = world.want.with(spec(current), &world.mirror, view, SystemTime::now());
+            let next = world.want.with(spec(current), &world.mirror, view, START);
             let affected = next.differences(&world.want);
             world.want = next;
             affected

@@ -53,7 +53,7 @@ impl Host {
         let directory = tempfile::tempdir().unwrap();
         let kernel = FakeDataplane::default();
         let now = Moment {
-            wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+            wall: SystemTime::UNIX_EPOCH + Duration::from_hours(500_000),
             monotonic: Duration::from_secs(1_000_000),
         };
         let core = core(&directory, services, &kernel, now).unwrap();

@@ -7,12 +7,14 @@ use lb_common::{
 use rtnetlink::packet_route::neighbour::NeighbourState;
 
 use super::{
-    host::{DATA, FIN, Host, SYN},
+    host::{DATA, FIN, Host, SYN, key},
     *,
 };
 use crate::{
     api::types::{BackendState, NextHop},
-    controller::edit::BackendEdit,
+    config::raw,
+    controller::edit::{BackendEdit, Edit},
+    flows::FlowKey,
 };
 
 const REMOVE: BackendEdit = BackendEdit::Remove { now: false };
@@ -26,7 +28,7 @@ fn web(backends: &[u8], more: &str) -> String {
 /// A host with a client of each backend 1 to 3: (backend, client).
 fn host(more: &str) -> (Host, [(u8, u16); 3]) {
     let host = Host::new(&web(&[1, 2, 3], more));
-    let client_of = |octet: u8| (1..).find(|client| host.connect(*client) == Some(address(octet))).unwrap();
+    let client_of = |octet: u8| (1..5000).find(|client| host.connect(*client) == Some(address(octet))).unwrap();
     let clients = [1, 2, 3].map(|octet| (octet, client_of(octet)));
     (host, clients)
 }
@@ -152,7 +154,7 @@ fn a_backend_that_fails_is_held_and_then_gone() {
     let text = web(&[1, 2, 3], "").replace("health = \"none\"", "health = { interval = \"1s\", timeout = \"1s\" }");
     let mut host = Host::new(&text);
     (1..=3).for_each(|octet| host.health(octet, true));
-    let client = (1..).find(|client| host.connect(*client) == Some(address(3))).unwrap();
+    let client = (1..5000).find(|client| host.connect(*client) == Some(address(3))).unwrap();
     host.health(3, false);
     assert_eq!(host.entry(3).map(|(_, state)| state), Some(DOWN));
     assert_eq!(host.shown(3).map(|backend| backend.state), Some(BackendState::Held));
@@ -196,7 +198,7 @@ fn what_a_sweep_relies_on_ends_it_when_it_changes() {
     let job = host.begin_sweep().unwrap();
     // The sweep does not know this backend, and would take its flows for orphans.
     host.add(7).unwrap();
-    let new = (client + 1..).find(|client| host.connect(*client) == Some(address(7))).unwrap();
+    let new = (client + 1..5000).find(|client| host.connect(*client) == Some(address(7))).unwrap();
     let known = host.kernel.kernel().flows.len();
     let census = job.run();
     host.core.end_sweep(census, host.now);
@@ -204,6 +206,42 @@ fn what_a_sweep_relies_on_ends_it_when_it_changes() {
     assert_eq!(host.reaches(new, DATA), Some(address(7)));
     host.sweep();
     assert_eq!(host.reaches(new, DATA), Some(address(7)));
+}
+
+#[test]
+fn what_an_earlier_service_left_in_the_flow_table_moves_no_flow_of_a_new_one() {
+    let (mut host, [_, _, (_, client)]) = host("");
+    host.edit(3, REMOVE).unwrap();
+    host.reaches(client, DATA);
+    assert!(host.kernel.kernel().flows.contains_key(&FlowKey::V4(key(client))));
+    host.core.edit(&Edit::RemoveService("web".into()), host.now).unwrap();
+    let again = raw::Service::from(&spec(&web(&[1, 2, 4], "")).services[0]);
+    host.core.edit(&Edit::AddService(again), host.now).unwrap();
+    let now_at = host.connect(client);
+    assert!(now_at.is_some());
+    // Its slot is looked up from now on.
+    (1..=9).for_each(|octet| drop(host.add(20 + octet)));
+    assert_eq!(host.reaches(client, DATA), now_at);
+    host.sweep();
+    host.sweep();
+    assert_eq!(host.reaches(client, DATA), now_at);
+    assert!(host.core.sweeper.remains.resting.is_empty());
+}
+
+#[test]
+fn a_new_service_is_not_filled_backend_by_backend() {
+    let text = web(&[1, 2, 3], "").replace("health = \"none\"", "health = { interval = \"1s\", timeout = \"1s\" }");
+    let mut host = Host::new(&text);
+    host.health(1, true);
+    assert_eq!(host.connect(7), None, "who else is up is about to be known");
+    host.health(3, true);
+    host.health(2, false);
+    assert!(host.words().iter().all(|word| !word.tracked() && word.current() != 0));
+
+    let mut slow = Host::new(&text);
+    slow.health(1, true);
+    slow.wait(1);
+    assert_eq!(slow.connect(7), Some(address(1)), "one that is slow does not keep the service waiting");
 }
 
 #[test]

@@ -47,14 +47,14 @@ impl Moved {
     }
 
     /// Settles as after a sweep from `began` to `now` milliseconds, after 60 s. Says what became of the slot.
-    fn settle(&mut self, census: &Census, (began, now): (u64, u64), full: bool, gone: BTreeSet<u32>) -> SlotWord {
+    fn settle(&mut self, census: &Census, (began, now): (u64, u64), full: bool, gone: &BTreeSet<u32>) -> SlotWord {
         let findings = Findings {
             census,
             began: at(began),
             now: at(now),
             full,
             settle_after: &BTreeMap::from([(0, Duration::from_mins(1))]),
-            gone: &gone,
+            gone,
         };
         let writes = self.deviations.settle(&self.world.mirror, &findings);
         for write in &writes {
@@ -66,7 +66,7 @@ impl Moved {
     }
 
     fn quietly(&mut self, began: u64, now: u64) -> SlotWord {
-        self.settle(&Census::default(), (began, now), false, BTreeSet::new())
+        self.settle(&Census::default(), (began, now), false, &BTreeSet::new())
     }
 
     fn word(&self) -> SlotWord {
@@ -85,7 +85,7 @@ fn old_flows_stay_with_the_base_until_the_slot_settles() {
     assert_eq!(moved.quietly(69_000, 70_000), settled);
     assert_eq!(moved.quietly(70_500, 71_000), settled, "that sweep began too soon");
     let occupied = Census { occupied: [moved.offset].into(), ..Census::default() };
-    assert_eq!(moved.settle(&occupied, (71_000, 72_000), false, BTreeSet::new()), settled);
+    assert_eq!(moved.settle(&occupied, (71_000, 72_000), false, &BTreeSet::new()), settled);
     assert_eq!(moved.quietly(71_000, 72_000), SlotWord::steady(word.current()));
     assert!(moved.deviations.is_empty());
 }
@@ -104,9 +104,9 @@ fn with_a_full_table_slots_whose_base_is_gone_settle_at_once() {
     let mut moved = Moved::new();
     let word = moved.word();
     let nothing = Census::default();
-    assert_eq!(moved.settle(&nothing, (11_000, 12_000), true, BTreeSet::new()), word);
-    assert_eq!(moved.settle(&nothing, (11_000, 12_000), false, [3].into()), word);
-    assert_eq!(moved.settle(&nothing, (11_000, 12_000), true, [3].into()).base(), word.current());
+    assert_eq!(moved.settle(&nothing, (11_000, 12_000), true, &BTreeSet::new()), word);
+    assert_eq!(moved.settle(&nothing, (11_000, 12_000), false, &[3].into()), word);
+    assert_eq!(moved.settle(&nothing, (11_000, 12_000), true, &[3].into()).base(), word.current());
 }
 
 #[test]

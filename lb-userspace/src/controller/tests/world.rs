@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use lb_common::abi::{self, NO_BACKEND, SlotWord};
@@ -21,6 +21,9 @@ use crate::{
     spec::Spec,
     tables::{Capacity, Endpoint, Tables, Write, fake::Kernel},
 };
+
+/// When all health is known since; it is later than that.
+pub const START: SystemTime = SystemTime::UNIX_EPOCH;
 
 /// A kernel, and what is wanted of it.
 pub struct World {
@@ -41,8 +44,8 @@ impl World {
     pub fn on(kernel: Kernel, spec: Spec, view: &NetworkView) -> Self {
         let mirror = Mirror::new(kernel.read());
         let capacity = Capacity::of(&spec.node.tables);
-        let want = Want::new(spec, &mirror, view, capacity.routes, SystemTime::now());
-        let (remains, now) = (Remains::default(), SystemTime::now());
+        let want = Want::new(spec, &mirror, view, capacity.routes, START);
+        let (remains, now) = (Remains::default(), START + Duration::from_secs(2));
         let mut world = Self { kernel, mirror, want, capacity, remains, now };
         world.reconcile(Scope::Everything);
         world
@@ -64,7 +67,7 @@ impl World {
 
     /// Changes the configuration, and checks that looking at what changed is as good as looking at everything.
     pub fn configure(&mut self, services: &str) -> Plan {
-        let next = self.want.with(spec(services), &self.mirror, &network(0..=100), SystemTime::now());
+        let next = self.want.with(spec(services), &self.mirror, &network(0..=100), START);
         let affected = next.differences(&self.want);
         self.want = next;
         self.reconcile_checked(&affected)
