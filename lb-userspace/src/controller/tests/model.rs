@@ -39,6 +39,8 @@ enum Step {
     BeginSweep,
     RunSweep,
     EndSweep,
+    /// Everybody speaks until slots have settled.
+    Settle,
     /// The next change fails after some writes, and the daemon dies of it.
     Die(usize, Box<Step>),
     Restart,
@@ -65,6 +67,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::BeginSweep),
         3 => Just(Step::RunSweep),
         3 => Just(Step::EndSweep),
+        4 => Just(Step::Settle),
         2 => (0usize..6, change).prop_map(|(writes, change)| Step::Die(writes, Box::new(change))),
         1 => Just(Step::Restart),
     ]
@@ -147,6 +150,19 @@ impl Model {
                 self.host.wait(1);
                 self.forget();
             }),
+            Step::Settle => {
+                for _ in 0..5 {
+                    for step in [
+                        Step::Wait(SETTLE / 4),
+                        Step::EverybodySpeaks,
+                        Step::BeginSweep,
+                        Step::RunSweep,
+                        Step::EndSweep,
+                    ] {
+                        self.take(&step);
+                    }
+                }
+            }
             Step::BeginSweep => {
                 if self.job.is_none() && self.swept.is_none() {
                     self.job = self.host.begin_sweep();
