@@ -98,7 +98,7 @@ impl Deviations {
         }
     }
 
-    /// Every period of slots that are away from their base begins anew: an old flow spoke and could not be learnt.
+    /// Every period of slots that are away from their base begins anew: a flow spoke and could not be entered.
     pub fn begin_anew(&mut self, now: Duration) {
         let slots = self.0.values_mut().flat_map(|range| range.slots.values_mut());
         slots.filter(|stay| !stay.level).for_each(|stay| stay.since = now);

@@ -203,14 +203,14 @@ impl Sweeper {
         self.written.get(&first_slot).is_none_or(|written| *written + IN_FLIGHT <= self.last.1)
     }
 
-    /// The flows that were refused since this was last asked, by the counts of [`FlowEvent`]s. Where these are old ones,
-    /// slots need more time to settle.
+    /// The flows that were refused since this was last asked, by the counts of [`FlowEvent`]s. They are their slots' bases'
+    /// without an entry, though they have just spoken: slots need more time to settle.
     pub fn refused(&mut self, events: &[u64], now: Duration) -> Refused {
         let counted = Refused::of(events);
         let before = std::mem::replace(&mut self.counted, counted);
         let refused =
             Refused { old: counted.old.saturating_sub(before.old), new: counted.new.saturating_sub(before.new) };
-        if refused.old > 0 {
+        if refused.old > 0 || refused.new > 0 {
             self.deviations.begin_anew(now);
         }
         refused

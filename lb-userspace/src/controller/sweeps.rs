@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use lb_common::{abi::Service, tracking::FlowEvent};
+use lb_common::abi::Service;
 use tracing::{error, info, warn};
 
 use super::{
@@ -83,12 +83,11 @@ impl Core {
     fn settle(&mut self, began: Duration, now: Moment) -> Result<()> {
         let events = self.dataplane.counters(&[], &[]).context("can't read the counters")?.flow_events;
         let refused = self.sweeper.refused(&events, now.monotonic);
-        if refused.old > 0 {
+        if refused.old > 0 || refused.new > 0 {
             warn!(
-                "the flow table is full: {} packets of old flows could not be learnt ({}), so that slots take longer to \
+                "the flow table is full: {} new flows and {} packets of old ones found no room, so that slots take longer to \
                  settle; start anew after `weir detach` with a larger node.tables.flows",
-                refused.old,
-                FlowEvent::NotLearnt.name()
+                refused.new, refused.old
             );
         }
         let services = self.want.services();

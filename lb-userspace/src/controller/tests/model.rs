@@ -120,7 +120,9 @@ impl Model {
                     && let Some(backend) = self.host.reaches(*client, SYN)
                 {
                     self.live.insert(*client, Live { backend, spoke: self.second() });
-                    self.speak(*client);
+                    if client % 2 == 0 {
+                        self.speak(*client);
+                    }
                 }
             }
             Step::Open(client) | Step::Speak(client) => self.speak(*client),
