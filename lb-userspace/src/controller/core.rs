@@ -230,6 +230,7 @@ impl Core {
 
     /// Ends the controller and leaves the data plane as it is, for another daemon to take it over.
     pub fn leave(&mut self) {
+        self.sweeper.abandon();
         self.over = true;
         info!("handing over; the data plane stays and goes on forwarding");
     }
