@@ -51,8 +51,6 @@ pub struct Core {
     pub(super) due: BTreeMap<Endpoint, SystemTime>,
     pub(super) last_change: Option<LastChange>,
     pub(super) last_upgrade: Option<LastUpgrade>,
-    /// What the last sweep of the flow tables found.
-    pub(super) census: Option<Census>,
     store: Store,
     /// A write or a plan failed: the kernel's tables may be otherwise than `mirror` says or `want` demands.
     pub(super) suspect: bool,
@@ -87,7 +85,6 @@ impl Core {
             standings: Standings::default(),
             last_change: None,
             last_upgrade: None,
-            census: None,
             store: start.store,
             suspect: false,
             held_back: 0,

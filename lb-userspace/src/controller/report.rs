@@ -245,8 +245,8 @@ impl Core {
 
     fn table_use(&self) -> Vec<TableUse> {
         let (tables, capacity) = (self.mirror.tables(), &self.capacity);
-        let flows_v6 = self.census.as_ref().map_or(0, |census| census.entries_v6);
-        let flows_v4 = self.census.as_ref().map_or(0, |census| census.entries - census.entries_v6);
+        let (census, _) = self.sweeper.last();
+        let (flows_v4, flows_v6) = (census.entries - census.entries_v6, census.entries_v6);
         let services = |v4: bool| tables.services.keys().filter(move |key| key.address.is_ipv4() == v4).count();
         let routes = |v4: bool| tables.routes.keys().filter(move |net| net.addr().is_ipv4() == v4).count();
         let ways_back = |v4: bool| tables.reverse.keys().filter(move |key| key.address.is_ipv4() == v4).count();
