@@ -123,7 +123,7 @@ impl Service {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Ring {
-    /// Backend ids; those beyond the service's `ring_length` are 0.
+    /// Backend ids; the service's `ring_length` tells how many of them count.
     pub backends: [u32; RING_ENTRIES as usize],
 }
 

@@ -50,7 +50,7 @@ static BACKENDS: Array<Backend> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// What schedulers other than the slots draw from, by service id.
 #[map]
-static RINGS: Array<Ring> = Array::with_max_entries(1, 0);
+static RINGS: Array<Ring> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// How often each service was drawn from in turn.
 #[map]
 static TURNS: Array<u64> = Array::with_max_entries(1, 0);

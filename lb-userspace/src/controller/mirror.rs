@@ -23,7 +23,7 @@ pub struct Mirror {
     service_ids: BTreeSet<u32>,
     /// First slot → number of slots, of every range that a service has.
     ranges: BTreeMap<u32, u32>,
-    /// Ids that some slot names though they have no entry. Weir leaves no such slot behind; a stranger might.
+    /// Ids that some slot or ring names though they have no entry. Weir leaves no such slot behind; a stranger might.
     named: BTreeSet<u32>,
     /// The backend id given most recently.
     last_backend: u32,
@@ -40,10 +40,9 @@ impl Mirror {
         for (id, backend) in &tables.backends {
             mirror.index_backend(*id, backend);
         }
-        for word in tables.slots.values().flatten() {
-            let ids = [word.current(), word.base()].into_iter();
-            mirror.named.extend(ids.filter(|id| *id != abi::NO_BACKEND && !tables.backends.contains_key(id)));
-        }
+        let of_slots = tables.slots.values().flatten().flat_map(|word| [word.current(), word.base()]);
+        let ids = of_slots.chain(tables.rings.values().flatten().copied());
+        mirror.named.extend(ids.filter(|id| *id != abi::NO_BACKEND && !tables.backends.contains_key(id)));
         mirror.tables = tables;
         mirror
     }
@@ -151,6 +150,9 @@ impl Mirror {
             part.services.insert(*key, *service);
             if let Some(range) = self.tables.slots.get(&service.first_slot) {
                 part.slots.insert(service.first_slot, range.clone());
+            }
+            if let Some(ring) = self.tables.rings.get(&service.id) {
+                part.rings.insert(service.id, ring.clone());
             }
             for id in self.backends_of(service.id) {
                 let Some(backend) = self.tables.backends.get(&id) else { continue };

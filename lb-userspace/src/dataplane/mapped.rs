@@ -13,9 +13,6 @@ use memmap2::{MmapOptions, MmapRaw};
 
 use super::maps::Wire;
 
-/// Most bytes of an element.
-const LARGEST: usize = 64;
-
 /// An array map, mapped into this process. Elements are read and stored in 64-bit words, each of them atomically: a
 /// packet sees the old or the new value of every field that lies within one word.
 pub(super) struct Mapped<T: Pod> {
@@ -27,7 +24,7 @@ pub(super) struct Mapped<T: Pod> {
 impl<T: Pod> Mapped<T> {
     /// Words of an element.
     const WORDS: usize = {
-        assert!(size_of::<T>().is_multiple_of(size_of::<u64>()) && size_of::<T>() <= LARGEST);
+        assert!(size_of::<T>().is_multiple_of(size_of::<u64>()));
         size_of::<T>() / size_of::<u64>()
     };
 
@@ -49,11 +46,12 @@ impl<T: Pod> Mapped<T> {
 
     /// The element at `index`.
     pub(super) fn read(&self, index: u32) -> anyhow::Result<T> {
-        let mut bytes = [0; LARGEST];
-        for (word, bytes) in self.words(index)?.iter().zip(bytes.chunks_exact_mut(size_of::<u64>())) {
-            bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        let mut value = T::zeroed();
+        let (bytes, _) = bytemuck::bytes_of_mut(&mut value).as_chunks_mut();
+        for (word, bytes) in self.words(index)?.iter().zip(bytes) {
+            *bytes = word.load(Ordering::Relaxed).to_ne_bytes();
         }
-        Ok(bytemuck::pod_read_unaligned(&bytes[..size_of::<T>()]))
+        Ok(value)
     }
 
     /// Stores an element. Other threads may read it meanwhile, and must not store to it.

@@ -17,7 +17,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::{
     abi::{
         self, Backend, Egress, EndpointV4, EndpointV6, FlowEntry, FlowKeyV4, FlowKeyV6, HandshakeTimes, NextHop,
-        Reverse, Service, Settings, SlotWord, Traffic, WantedNeighbour,
+        Reverse, Ring, Service, Settings, SlotWord, Traffic, WantedNeighbour,
     },
     reason::Reason,
     tracking::FlowEvent,
@@ -121,6 +121,7 @@ pub(super) struct Maps {
     services: Endpoints<Service>,
     slots: Arc<Mapped<SlotWord>>,
     backends: Mapped<Backend>,
+    rings: Mapped<Ring>,
     flows_v4: HashMap<MapData, Wire<FlowKeyV4>, Wire<FlowEntry>>,
     flows_v6: HashMap<MapData, Wire<FlowKeyV6>, Wire<FlowEntry>>,
     flow_counts: Array<MapData, u64>,
@@ -146,6 +147,7 @@ impl Maps {
             services: Endpoints { v4: take(ebpf, "SERVICES_V4")?, v6: take(ebpf, "SERVICES_V6")? },
             slots: Arc::new(Mapped::new(&take(ebpf, "SLOTS")?)?),
             backends: Mapped::new(&take(ebpf, "BACKENDS")?)?,
+            rings: Mapped::new(&take(ebpf, "RINGS")?)?,
             flows_v4: take(ebpf, "FLOWS_V4")?,
             flows_v6: take(ebpf, "FLOWS_V6")?,
             flow_counts: take(ebpf, "FLOW_COUNTS")?,
@@ -170,11 +172,13 @@ impl Maps {
 
     pub(super) fn read(&self) -> anyhow::Result<Tables> {
         let services = self.services.read()?;
-        let mut slots = BTreeMap::new();
-        for (endpoint, service) in &services {
-            if !endpoint.is_vip_marker() {
-                let range = service.first_slot..service.first_slot.saturating_add(service.slot_count);
-                slots.insert(service.first_slot, range.map(|slot| self.slots.read(slot)).collect::<Result<_, _>>()?);
+        let (mut slots, mut rings) = (BTreeMap::new(), BTreeMap::new());
+        for service in services.iter().filter(|(endpoint, _)| !endpoint.is_vip_marker()).map(|(_, service)| service) {
+            let range = service.first_slot..service.first_slot.saturating_add(service.slot_count);
+            slots.insert(service.first_slot, range.map(|slot| self.slots.read(slot)).collect::<Result<_, _>>()?);
+            if service.ring_length > 0 {
+                let ring = self.rings.read(service.id)?.backends;
+                rings.insert(service.id, ring.into_iter().take(service.ring_length as usize).collect());
             }
         }
         let mut routes = BTreeMap::new();
@@ -190,6 +194,7 @@ impl Maps {
         }
         Ok(Tables {
             slots,
+            rings,
             backends: (1..self.backends.len())
                 .filter_map(|id| Some((id, self.backends.read(id).ok()?)))
                 .filter(|(_, backend)| backend.mode != 0)
@@ -229,15 +234,24 @@ impl Maps {
             Write::Slots { first, words } => {
                 words.iter().try_for_each(|(offset, word)| self.slots.store(first.saturating_add(*offset), word))
             }
+            Write::Ring(service, backends) => self.set_ring(*service, backends),
             Write::Service(endpoint, service) => self.services.insert(endpoint, *service),
+            Write::RemoveService(endpoint, _) if endpoint.is_vip_marker() => self.services.remove(endpoint),
             Write::RemoveService(endpoint, service) => {
-                if !endpoint.is_vip_marker() {
-                    clear(&mut self.service_traffic, service.id, Traffic::default())?;
-                    self.turns.set(service.id, 0, 0)?;
-                }
-                self.services.remove(endpoint)
+                clear(&mut self.service_traffic, service.id, Traffic::default())?;
+                self.turns.set(service.id, 0, 0)?;
+                self.services.remove(endpoint)?;
+                self.rings.store(service.id, &Ring::zeroed())
             }
         }
+    }
+
+    /// Entries beyond those of `backends` stay: packets may still count on them.
+    fn set_ring(&mut self, service: u32, backends: &[u32]) -> anyhow::Result<()> {
+        let mut ring = self.rings.read(service)?;
+        let first = ring.backends.get_mut(..backends.len());
+        first.with_context(|| format!("a ring has no room for {} backends", backends.len()))?.copy_from_slice(backends);
+        self.rings.store(service, &ring)
     }
 
     /// The device goes into the device map before packets can be told to use it.

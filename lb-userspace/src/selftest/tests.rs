@@ -27,6 +27,7 @@ fn tables() -> Tables {
             (Endpoint::vip_marker(web.address), service(1)),
         ]),
         slots: BTreeMap::from([1, 2].map(|id| (id * 100, vec![SlotWord::steady(id); 7]))),
+        rings: BTreeMap::new(),
         backends: BTreeMap::from([(1, backend(1, mode::L2, 7)), (2, backend(2, mode::NAT, 8))]),
         reverse: BTreeMap::from([(way_back, abi::Reverse { service: 2, backend: 2, ..abi::Reverse::zeroed() })]),
         routes: BTreeMap::from([("0.0.0.0/0".parse().unwrap(), NextHop::new(MAC, 1))]),

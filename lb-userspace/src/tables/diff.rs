@@ -9,7 +9,7 @@ use super::{Tables, Write};
 /// The writes that turn `actual` into `desired`, none if they are equal.
 ///
 /// First everything that others point to, from the far end of the packet's way (devices, the way back, backends) to its
-/// start (slots, then services); then what is gone, from the start to the far end. So whatever a packet meets is there
+/// start (slots and rings, then services); then what is gone, from the start to the far end. So whatever a packet meets is there
 /// already or still, wherever the writes stop.
 ///
 /// A service of `actual` must have the same range in `desired`, if it is there, and a new one must not have any part of
@@ -25,6 +25,7 @@ pub fn diff(actual: &Tables, desired: &Tables) -> Vec<Write> {
         let words = changed_words(actual.slots.get(first).map_or(&[], Vec::as_slice), range);
         (!words.is_empty()).then_some(Write::Slots { first: *first, words })
     }));
+    writes.extend(changed(&actual.rings, &desired.rings).map(|(id, ring)| Write::Ring(*id, ring.clone())));
     writes.extend(changed(&actual.services, &desired.services).map(|(key, service)| Write::Service(*key, *service)));
 
     writes.extend(gone(&actual.services, &desired.services).map(|(key, old)| Write::RemoveService(*key, *old)));
@@ -83,7 +84,8 @@ mod tests {
     /// Valid tables of up to six services, whose ranges depend on the service alone.
     fn tables() -> impl Strategy<Value = Tables> {
         let backends = btree_map(1u32..20, (0u32..3, 1u16..4), 0..12);
-        let services = btree_map(0u8..6, (0u32..2, prop::collection::vec(any::<prop::sample::Index>(), 7)), 0..6);
+        let picks = |count| prop::collection::vec(any::<prop::sample::Index>(), count);
+        let services = btree_map(0u8..6, (0u32..2, picks(7..8), picks(0..5)), 0..6);
         (backends, services, btree_map(0u8..8, 0u32..2, 0..5)).prop_map(|(backends, services, extra)| {
             let mut tables = Tables::default();
             for (&id, &(weight, egress)) in &backends {
@@ -93,16 +95,23 @@ mod tests {
                     .insert(egress, abi::Egress { ifindex: egress.into(), mtu: weight, ..Zeroable::zeroed() });
             }
             let ids: Vec<u32> = backends.keys().copied().chain([NO_BACKEND]).collect();
-            for (&n, (flags, choices)) in &services {
+            for (&n, (flags, choices, drawn)) in &services {
                 let first_slot = u32::from(n) * RANGE;
                 let (id, flags) = (n.into(), *flags);
-                let service = abi::Service { id, first_slot, slot_count: RANGE, flags, ..Zeroable::zeroed() };
+                let backends: Vec<u32> = backends.keys().copied().collect();
+                let ring: Vec<u32> = drawn.iter().filter(|_| !backends.is_empty()).map(|i| *i.get(&backends)).collect();
+                let ring_length = u32::try_from(ring.len()).unwrap();
+                let service =
+                    abi::Service { id, first_slot, slot_count: RANGE, flags, ring_length, ..Zeroable::zeroed() };
                 tables.services.insert(endpoint(n), service);
                 let words = choices.iter().enumerate().map(|(offset, choice)| {
                     let (current, base) = (*choice.get(&ids), ids[(choice.index(ids.len()) + offset) % ids.len()]);
                     SlotWord::new(current, base, current != base)
                 });
                 tables.slots.insert(first_slot, words.collect());
+                if !ring.is_empty() {
+                    tables.rings.insert(id, ring);
+                }
             }
             for (&n, &value) in &extra {
                 let hop = NextHop(value.into());
@@ -121,7 +130,11 @@ mod tests {
             let words = &tables.slots[&service.first_slot];
             assert_eq!(words.len(), service.slot_count as usize);
             assert!(words.iter().all(|word| word.tracked() || word.current() == word.base()));
-            for id in words.iter().flat_map(|word| [word.current(), word.base()]).filter(|id| *id != NO_BACKEND) {
+            let ring = tables.rings.get(&service.id).cloned().unwrap_or_default();
+            assert_eq!(ring.len(), service.ring_length as usize);
+            assert!(!ring.contains(&NO_BACKEND), "a place of the ring is nobody's");
+            let named = words.iter().flat_map(|word| [word.current(), word.base()]).filter(|id| *id != NO_BACKEND);
+            for id in named.chain(ring) {
                 let backend = tables.backends.get(&id).unwrap_or_else(|| panic!("backend {id} has no entry"));
                 assert!(tables.egresses.contains_key(&backend.next_hop.egress()), "backend {id} has no device");
             }
@@ -132,7 +145,10 @@ mod tests {
     fn kernel(tables: &Tables) -> Kernel {
         let mut kernel = Kernel { tables: tables.clone(), ..Kernel::default() };
         kernel.tables.slots.clear();
+        kernel.tables.rings.clear();
         kernel.slots.extend((0..6 * RANGE).map(|slot| (slot, SlotWord::steady(99))));
+        kernel.rings.extend((0..6).map(|id| (id, vec![99; 3])));
+        kernel.rings.extend(tables.rings.clone());
         for (first, words) in &tables.slots {
             kernel.slots.extend((*first..).zip(words.iter().copied()));
         }
@@ -140,8 +156,13 @@ mod tests {
     }
 
     /// `write` with every other of its words only, if it has several: they may be seen in any order.
-    fn half(write: &Write) -> Write {
+    fn half(kernel: &Kernel, write: &Write) -> Write {
         match write {
+            Write::Ring(service, backends) => {
+                let old = kernel.rings.get(service).cloned().unwrap_or_default();
+                let mixed = |(place, new)| if place % 2 == 0 { new } else { *old.get(place).unwrap_or(&NO_BACKEND) };
+                Write::Ring(*service, backends.iter().copied().enumerate().map(mixed).collect())
+            }
             Write::Slots { first, words } => {
                 Write::Slots { first: *first, words: words.iter().copied().step_by(2).collect() }
             }
@@ -157,7 +178,7 @@ mod tests {
             let mut kernel = kernel(&actual);
             let mut mirror = actual.clone();
             for write in diff(&actual, &desired) {
-                kernel.write(&half(&write));
+                kernel.write(&half(&kernel, &write));
                 assert_valid(&kernel.read());
                 kernel.write(&write);
                 assert_valid(&kernel.read());

@@ -25,10 +25,12 @@ pub struct FakeDataplane(Arc<Mutex<Kernel>>);
 /// What a [`FakeDataplane`] holds.
 #[derive(Default)]
 pub struct Kernel {
-    /// All but the slots, which are in `slots` as in the kernel: without ranges.
+    /// All but the slots and the rings, which are in `slots` and `rings` as in the kernel: without ranges and lengths.
     pub tables: Tables,
     /// The slot array; it grows as it is written.
     pub slots: BTreeMap<u32, SlotWord>,
+    /// The array of rings; one grows as it is written, and never shrinks.
+    pub rings: BTreeMap<u32, Vec<u32>>,
     /// The flow tables.
     pub flows: BTreeMap<FlowKey, FlowEntry>,
     /// Flows that speak when the sweep that has judged them is about to delete them.
@@ -81,6 +83,11 @@ impl Kernel {
             let words = range.map(|slot| self.slots.get(&slot).copied().unwrap_or(empty)).collect();
             let twice = tables.slots.insert(service.first_slot, words);
             assert!(twice.is_none(), "{key:?} shares its range");
+            if service.ring_length > 0 {
+                let ring = self.rings.get(&service.id).into_iter().flatten().copied();
+                let ring = ring.chain(std::iter::repeat(NO_BACKEND)).take(service.ring_length as usize);
+                tables.rings.insert(service.id, ring.collect());
+            }
         }
         tables
     }
@@ -102,10 +109,16 @@ impl Kernel {
     /// Does one write.
     pub fn write(&mut self, write: &Write) {
         self.log.push(write.clone());
-        if let Write::Slots { first, words } = write {
-            self.slots.extend(words.iter().map(|(offset, word)| (first + offset, *word)));
-        } else {
-            self.tables.apply(write);
+        match write {
+            Write::Slots { first, words } => {
+                self.slots.extend(words.iter().map(|(offset, word)| (first + offset, *word)));
+            }
+            Write::Ring(service, backends) => {
+                let ring = self.rings.entry(*service).or_default();
+                ring.resize(ring.len().max(backends.len()), NO_BACKEND);
+                ring[..backends.len()].copy_from_slice(backends);
+            }
+            other => self.tables.apply(other),
         }
     }
 }

@@ -29,6 +29,9 @@ pub struct Tables {
     pub services: BTreeMap<Endpoint, abi::Service>,
     /// First slot of a service's range → its words; one range for each service, none for VIP markers.
     pub slots: BTreeMap<u32, Vec<SlotWord>>,
+    /// Service id → the ids that its scheduler draws from, [`abi::Service::ring_length`] of them; only of services where
+    /// that is not 0.
+    pub rings: BTreeMap<u32, Vec<u32>>,
     /// Backend id (1 or more) → entry. Empty entries (mode 0) are left out.
     pub backends: BTreeMap<u32, abi::Backend>,
     /// (backend address, backend port, protocol) → how replies are turned back; `nat` services only.
@@ -61,7 +64,7 @@ pub enum EndpointKey {
 }
 
 /// One change of the kernel's tables. After any prefix of what [`diff`] returns, the tables are valid: no slot of a
-/// service that packets can reach names a backend without an entry.
+/// service that packets can reach, and no entry of its ring that counts, names a backend without an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
     /// Sets a device; the device map's entry goes with it.
@@ -79,9 +82,13 @@ pub enum Write {
         /// Offset from `first` and new word, ascending.
         words: Vec<(u32, SlotWord)>,
     },
-    /// Adds or changes a service or VIP marker.
+    /// Stores the first entries of the ring of the service with this id, and leaves what comes after them as it is: while
+    /// the service's entry still counts more of them, those are backends as well. Packets may see the stores in any order.
+    Ring(u32, Vec<u32>),
+    /// Adds or changes a service or VIP marker. Entries of its ring beyond the length that it tells are forgotten.
     Service(Endpoint, abi::Service),
-    /// Removes a service or VIP marker; before that, a service's counters and its scheduler's are set to 0.
+    /// Removes a service or VIP marker; before that, a service's counters and its scheduler's are set to 0, and after it its
+    /// ring is.
     RemoveService(Endpoint, abi::Service),
     /// Removes the way back from a backend.
     RemoveReverse(Endpoint),
@@ -205,13 +212,20 @@ impl Tables {
                 self.backends.insert(*id, *backend);
             }
             Write::Slots { first, words } => self.store(*first, words),
+            Write::Ring(service, backends) => {
+                self.rings.insert(*service, backends.clone());
+            }
             Write::Service(endpoint, service) => {
                 self.services.insert(*endpoint, *service);
+                if !endpoint.is_vip_marker() && service.ring_length == 0 {
+                    self.rings.remove(&service.id);
+                }
             }
             Write::RemoveService(endpoint, service) => {
                 self.services.remove(endpoint);
                 if !endpoint.is_vip_marker() {
                     self.slots.remove(&service.first_slot);
+                    self.rings.remove(&service.id);
                 }
             }
             Write::RemoveReverse(endpoint) => {
