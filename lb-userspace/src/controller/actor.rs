@@ -280,6 +280,9 @@ impl Actor {
 
     fn tick(&mut self) {
         let now = Moment::now();
+        if self.core.wants_times(now) {
+            self.core.take_times(self.runner.take_answers());
+        }
         self.core.tick(now);
         if self.sweeps.is_empty()
             && let Some(job) = self.core.begin_sweep(now)

@@ -23,7 +23,8 @@ use super::{
     standing::Standings,
     sweeper::Sweeper,
     sweeps::first_sweep,
-    want::{Want, backend_key},
+    want::{Want, adopted_weights, backend_key},
+    weights::Weights,
 };
 use crate::{
     api::{
@@ -47,6 +48,7 @@ pub struct Core {
     pub(super) dataplane: Box<dyn Dataplane>,
     pub(super) standings: Standings,
     pub(super) sweeper: Sweeper,
+    pub(super) weights: Weights,
     /// When services are to be looked at again, for time alone will have changed something.
     pub(super) due: BTreeMap<Endpoint, SystemTime>,
     pub(super) last_change: Option<LastChange>,
@@ -74,6 +76,7 @@ impl Core {
         let want = Want::new(start.spec, &mirror, &view, capacity.routes, now.wall);
         let mut core = Self {
             sweeper: first_sweep(&*dataplane, &mirror, &want, now)?,
+            weights: adopted_weights(&mirror),
             due: BTreeMap::new(),
             want,
             capacity,
@@ -107,7 +110,9 @@ impl Core {
         let mut affected = next.differences(&self.want);
         affected.extend(ended.map(|backend| backend.service));
         let remains = Remains { ended: ended.into_iter().collect(), ..self.sweeper.remains.clone() };
-        let inputs = next.inputs(&self.capacity, self.dataplane.seed(), &remains, now.wall);
+        let mut weights = self.weights.clone();
+        next.weigh(&mut weights, &affected, now.monotonic);
+        let inputs = next.inputs(&self.capacity, self.dataplane.seed(), &weights, &remains, now.wall);
         let plan = plan(&self.mirror, &inputs, Scope::Services(&affected))
             .map_err(|full| ControlError::Conflict(full.to_string()))?;
         // Saved first: were it written first, a power failure in between would undo what was done.
@@ -117,6 +122,7 @@ impl Core {
             return Err(refused(error));
         }
         let previous = std::mem::replace(&mut self.want, next);
+        self.weights = weights;
         self.reconfigured = true;
         self.take_in(&affected, &plan);
         let change = self.change(edit, &previous, &plan);
@@ -255,10 +261,6 @@ impl Core {
     }
 
     pub(super) fn reconcile(&mut self, scope: Scope<'_>, now: Moment) -> anyhow::Result<()> {
-        let remains = &self.sweeper.remains;
-        let inputs = self.want.inputs(&self.capacity, self.dataplane.seed(), remains, now.wall);
-        let plan = plan(&self.mirror, &inputs, scope)?;
-        self.write(&plan.writes, now)?;
         let everything;
         let affected = match scope {
             Scope::Services(affected) => affected,
@@ -267,6 +269,11 @@ impl Core {
                 &everything
             }
         };
+        self.want.weigh(&mut self.weights, affected, now.monotonic);
+        let (weights, remains) = (&self.weights, &self.sweeper.remains);
+        let inputs = self.want.inputs(&self.capacity, self.dataplane.seed(), weights, remains, now.wall);
+        let plan = plan(&self.mirror, &inputs, scope)?;
+        self.write(&plan.writes, now)?;
         self.take_in(affected, &plan);
         Ok(())
     }

@@ -20,6 +20,8 @@ use super::{
     paths::{Egresses, Paths, Reach},
     phase,
     remains::Remains,
+    ring::{Ring, Taker},
+    weights::Weights,
 };
 use crate::{
     health::{Health, State},
@@ -51,6 +53,8 @@ pub struct Inputs<'a> {
     pub health: &'a BTreeMap<BackendKey, Health>,
     /// Ways of every backend, also of those that leave, and of clients.
     pub paths: &'a Paths,
+    /// What share of new flows backends have at this moment.
+    pub weights: &'a Weights,
     /// What is left of backends that are no longer configured.
     pub remains: &'a Remains,
     /// Which holds and deadlines are over.
@@ -143,13 +147,15 @@ impl<'a> Desired<'a> {
             let first_slot = self.ids.range(&service.name, service.slots)?;
             entry::service(service, self.ids.service()?, first_slot, service.slots)
         };
+        let weights = self.inputs.weights.of(key, service);
         let mut backends = BTreeMap::new();
         for backend in &service.backends {
             let id = match self.mirror.backend_id(entry.id, backend.address, entry::own_port(backend)) {
                 Some(id) => id,
                 None => self.ids.backend()?,
             };
-            backends.insert(id, self.backend(key, service, entry.id, backend, id));
+            let entry = self.backend(key, service, entry.id, backend, id);
+            backends.insert(id, abi::Backend { weight: weights.weight(backend), ..entry });
         }
         if service.mode == spec::Mode::Nat {
             let ways_back = backends
@@ -158,6 +164,12 @@ impl<'a> Desired<'a> {
             self.tables.reverse.extend(ways_back);
         }
         self.leaving(key, entry.id, &mut backends);
+        let takers: Vec<_> = taking(&backends).map(|(id, weight)| Taker { id, weight }).collect();
+        let ring = Ring::new(service.scheduler, &takers);
+        let entry = ring.entry(entry);
+        if entry.ring_length > 0 {
+            self.tables.rings.insert(entry.id, ring.into_backends());
+        }
         let slots = self.slots(key, service, &entry, &backends)?;
         self.tables.slots.insert(entry.first_slot, slots);
         self.tables.services.insert(*key, entry);

@@ -22,17 +22,17 @@ pub fn service_key(service: &spec::Service) -> Endpoint {
     Endpoint { address: service.vip, port: service_port(service), protocol }
 }
 
-/// The entry of a service.
+/// The entry of a service, as one that follows its slots: see [`Ring::entry`](super::ring::Ring::entry).
 #[must_use]
 pub const fn service(service: &spec::Service, id: u32, first_slot: u32, slot_count: u32) -> abi::Service {
     let source = match service.scheduler {
         Scheduler::Source => service_flags::HASH_SOURCE,
+        Scheduler::ResponseTime => service_flags::TIME_HANDSHAKES,
         Scheduler::Maglev
         | Scheduler::RoundRobin
         | Scheduler::WeightedRoundRobin
         | Scheduler::LeastConnections
-        | Scheduler::Random
-        | Scheduler::ResponseTime => 0,
+        | Scheduler::Random => 0,
     };
     let on_down = match service.on_down {
         OnDown::Reset => 0,

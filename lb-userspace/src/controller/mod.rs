@@ -1,7 +1,8 @@
 //! The controller: makes the kernel's tables what configuration, health and network say they should be.
 //!
-//! - `desired` with `ids`, `paths`, `entry`: what the tables should hold, and the writes that lead there. Pure.
+//! - `desired` with `ids`, `paths`, `entry`, `ring`: what the tables should hold, and the writes that lead there. Pure.
 //! - `phase`: whether a backend takes flows, keeps those that it has, or is gone. Pure.
+//! - `weights`: what backends get of new flows while they start slowly or answer slowly. Pure.
 //! - `deviations`: which slots are tracked and since when, and how they become steady again. Pure.
 //! - `sweeper` with `remains`: when the flow tables are swept, and what follows from what was found. Pure.
 //! - `mirror`: the tables as last read and written.
@@ -24,11 +25,13 @@ mod paths;
 mod phase;
 mod remains;
 mod report;
+mod ring;
 mod saved;
 mod standing;
 mod sweeper;
 mod sweeps;
 mod want;
+mod weights;
 
 pub use actor::{Controller, Handle, Network};
 pub use full::Full;

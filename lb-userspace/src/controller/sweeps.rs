@@ -6,13 +6,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use lb_common::abi::Service;
+use lb_common::abi::{Service, service_flags};
 use tracing::{error, info, warn};
 
 use super::{
     clock::Moment,
     core::Core,
-    desired::Scope,
+    desired::{BackendKey, Scope},
     deviations::Findings,
     entry,
     mirror::Mirror,
@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     flows::{Census, sweep},
+    health::Answers,
     tables::{Dataplane, Endpoint, Write},
 };
 
@@ -40,12 +41,40 @@ fn idle(want: &Want) -> BTreeMap<Endpoint, u32> {
 }
 
 impl Core {
-    /// Takes in that time has passed: backends that were held, or drained until now, are gone.
+    /// Takes in that time has passed: backends that were held, or drained until now, are gone; others get more of their
+    /// share, or less.
     pub fn tick(&mut self, now: Moment) {
         let due = self.due.iter().filter(|(_, due)| **due <= now.wall);
-        let affected: BTreeSet<_> = due.map(|(key, _)| *key).collect();
+        let mut affected: BTreeSet<_> = due.map(|(key, _)| *key).collect();
+        affected.append(&mut self.weights.tick(&self.want.services(), now.monotonic));
         if !affected.is_empty() {
             self.keep_right(&affected, now);
+        }
+    }
+
+    /// Whether it wants to be told how long answers to health checks took.
+    #[must_use]
+    pub fn wants_times(&self, now: Moment) -> bool {
+        self.weights.wants_times(now.monotonic)
+    }
+
+    /// Takes in how long backends take: to answer health checks since this was last told, and handshakes of clients.
+    pub fn take_times<'a>(&mut self, answers: impl Iterator<Item = (&'a BackendKey, Answers)>) {
+        answers.for_each(|(backend, answers)| self.weights.take_answers(backend, answers));
+        let services = self.mirror.services().filter(|(_, entry)| entry.flags & service_flags::TIME_HANDSHAKES != 0);
+        let keys: BTreeMap<u32, BackendKey> = services
+            .flat_map(|(key, entry)| self.mirror.backends_of(entry.id).map(move |id| (*key, id)))
+            .filter_map(|(service, id)| {
+                let (_, address, port) = entry::identity(self.mirror.tables().backends.get(&id)?);
+                Some((id, BackendKey { service, address, port }))
+            })
+            .collect();
+        match self.dataplane.counters(&[], &keys.keys().copied().collect::<Vec<_>>()) {
+            Ok(counters) => {
+                let known = counters.handshakes.iter().filter_map(|(id, times)| Some((keys.get(id)?, *times)));
+                known.for_each(|(backend, times)| self.weights.take_handshakes(backend, times));
+            }
+            Err(error) => warn!("can't read how long handshakes took: {error:#}"),
         }
     }
 

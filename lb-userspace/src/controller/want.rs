@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     num::NonZeroU16,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use ipnet::IpNet;
@@ -16,11 +16,12 @@ use super::{
     entry,
     full::Full,
     mirror::Mirror,
-    paths::Paths,
+    paths::{Paths, Reach},
     remains::Remains,
+    weights::{Presence, Weights},
 };
 use crate::{
-    health::{Health, Target},
+    health::{Health, State, Target},
     nexthop::NetworkView,
     spec::{Backend, Mode, Service, ServicePort, Spec},
     tables::{Capacity, Endpoint},
@@ -87,11 +88,33 @@ impl Want {
         &'a self,
         capacity: &'a Capacity,
         seed: [u64; 2],
+        weights: &'a Weights,
         remains: &'a Remains,
         now: SystemTime,
     ) -> Inputs<'a> {
         let (health, paths) = (&self.health, &self.paths);
-        Inputs { services: self.services(), seed, capacity, health, paths, remains, now }
+        Inputs { services: self.services(), seed, capacity, health, paths, weights, remains, now }
+    }
+
+    /// Has `weights` follow how the backends of `services` stand at `now`, of the monotonic clock.
+    pub fn weigh(&self, weights: &mut Weights, services: &BTreeSet<Endpoint>, now: Duration) {
+        let all = self.services();
+        weights.retain(&all);
+        for (key, service) in services.iter().filter_map(|key| all.get_key_value(key)) {
+            weights.follow(key, service, |backend| self.presence(*key, backend), now);
+        }
+    }
+
+    fn presence(&self, key: Endpoint, backend: &Backend) -> Presence {
+        let state = self.health.get(&backend_key(key, backend)).map_or(State::Unknown, |health| health.state);
+        match (state, self.paths.backends.get(&backend.address)) {
+            _ if backend.draining || backend.weight == 0 => Presence::Out,
+            (State::Down, _) | (_, Some(Reach::Lost(_) | Reach::Local | Reach::Unknown { failed: true, .. })) => {
+                Presence::Out
+            }
+            (State::Up, Some(Reach::Known { .. })) => Presence::In,
+            (State::Unknown, _) | (_, Some(Reach::Unknown { .. }) | None) => Presence::NoNews,
+        }
     }
 
     /// The services that `other` has otherwise, has not, or has besides.
@@ -138,6 +161,19 @@ impl Want {
         });
         targets.collect()
     }
+}
+
+/// What an earlier daemon left of the weights: who took flows goes on with all of its share.
+#[must_use]
+pub fn adopted_weights(mirror: &Mirror) -> Weights {
+    let mut weights = Weights::default();
+    for (key, service) in mirror.services() {
+        for entry in mirror.backends_of(service.id).filter_map(|id| mirror.tables().backends.get(&id)) {
+            let (_, address, port) = entry::identity(entry);
+            weights.adopt(&BackendKey { service: *key, address, port }, entry::takes_flows(entry));
+        }
+    }
+    weights
 }
 
 /// The key of a backend.

@@ -4,7 +4,7 @@ mod machine;
 mod probe;
 mod runner;
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 pub use machine::{Machine, next_check};
 pub use probe::{CheckError, Probe, TcpProbe};
@@ -21,6 +21,15 @@ pub struct Health {
     pub since: SystemTime,
     /// Results in a row that led to the state; 0 where no result did.
     pub results: u32,
+}
+
+/// How long a backend's answers to successful checks took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// All of them together.
+    pub total: Duration,
+    /// How many there were.
+    pub count: u32,
 }
 
 /// The last word of a backend's health checks.

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{CheckError, Health, Machine, Probe, next_check};
+use super::{Answers, CheckError, Health, Machine, Probe, next_check};
 use crate::spec;
 
 /// Checks that run at the same time, at most: each is an open socket, and the usual limit is 1,024 files.
@@ -61,6 +61,7 @@ pub struct Runner<K> {
 
 struct Running {
     target: Target,
+    answers: Arc<Mutex<Answers>>,
     generation: u64,
     task: AbortHandle,
 }
@@ -124,16 +125,26 @@ impl<K: Clone + Ord + Send + 'static> Runner<K> {
         None
     }
 
+    /// How long answers took since this was last asked, of backends that answered.
+    pub fn take_answers(&self) -> impl Iterator<Item = (&K, Answers)> {
+        self.running.iter().filter_map(|(key, running)| {
+            let answers = std::mem::take(&mut *running.answers.lock().unwrap_or_else(PoisonError::into_inner));
+            (answers.count > 0).then_some((key, answers))
+        })
+    }
+
     fn is_current(&self, event: &Event<K>) -> bool {
         self.running.get(&event.backend).is_some_and(|running| running.generation == event.generation)
     }
 
     fn start(&mut self, key: K, target: Target, known: Health) {
         self.generation += 1;
+        let answers = Arc::default();
         let checks = Checks {
             key: key.clone(),
             target: target.clone(),
             machine: Machine::new(known),
+            answers: Arc::clone(&answers),
             generation: self.generation,
             probe: Arc::clone(&self.probe),
             permits: Arc::clone(&self.permits),
@@ -141,7 +152,7 @@ impl<K: Clone + Ord + Send + 'static> Runner<K> {
             sender: self.sender.clone(),
         };
         let task = self.tasks.spawn(checks.run());
-        self.running.insert(key, Running { target, generation: self.generation, task });
+        self.running.insert(key, Running { target, answers, generation: self.generation, task });
     }
 }
 
@@ -150,6 +161,7 @@ struct Checks<K> {
     key: K,
     target: Target,
     machine: Machine,
+    answers: Arc<Mutex<Answers>>,
     generation: u64,
     probe: Arc<dyn Probe>,
     permits: Arc<Semaphore>,
@@ -168,7 +180,10 @@ impl<K: Clone> Checks<K> {
             let result = self.probe.check(self.target.address, rules.timeout).await;
             drop(permit);
             let result = match result {
-                Ok(()) => Some(Ok(())),
+                Ok(()) => {
+                    note_answer(&self.answers, began.elapsed());
+                    Some(Ok(()))
+                }
                 Err(CheckError::Failed(reason)) => Some(Err(reason)),
                 Err(CheckError::Local(error)) => {
                     self.warnings.cannot_check(self.target.address, &error);
@@ -184,6 +199,12 @@ impl<K: Clone> Checks<K> {
             time::sleep_until(next_check(began.into_std(), &rules, &mut rng).into()).await;
         }
     }
+}
+
+fn note_answer(answers: &Mutex<Answers>, took: Duration) {
+    let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
+    answers.total = answers.total.saturating_add(took);
+    answers.count = answers.count.saturating_add(1);
 }
 
 /// When the log last said that this host can't check.
@@ -325,6 +346,17 @@ mod tests {
         time::sleep(Duration::from_secs(100)).await;
         let twenty_rounds = probe.all.load(SeqCst) - ten_rounds;
         assert!((9..=12).contains(&twenty_rounds), "{twenty_rounds}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn how_long_answers_took_is_told_once_and_only_of_those_that_came() {
+        let mut runner = Runner::new(Arc::new(Slow::default()));
+        follow(&mut runner, 0..2);
+        time::sleep(Duration::from_millis(95_500)).await;
+        let answers: Vec<_> = runner.take_answers().map(|(backend, answers)| (*backend, answers)).collect();
+        let [(0, Answers { total, count })] = answers[..] else { panic!("{answers:?}") };
+        assert!((9..=11).contains(&count) && total == Duration::from_secs(count.into()), "{answers:?}");
+        assert_eq!(runner.take_answers().count(), 0);
     }
 
     #[tokio::test(start_paused = true)]

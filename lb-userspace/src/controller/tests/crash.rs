@@ -12,17 +12,19 @@ use super::{
     *,
 };
 use crate::{
-    controller::desired::Scope,
+    controller::{desired::Scope, entry},
     health::State,
     nexthop::NetworkView,
     tables::{Endpoint, Tables, fake::Kernel},
 };
 
+type Configured = (bool, bool, &'static str, BTreeSet<u8>);
+
 /// Something that happens.
 #[derive(Clone, Debug)]
 enum Step {
-    /// The services are these from now on: port, mode, health checks, backends by last octet.
-    Configure(BTreeMap<u16, (bool, bool, BTreeSet<u8>)>),
+    /// The services are these from now on: port, mode, health checks, scheduler, backends by last octet.
+    Configure(BTreeMap<u16, Configured>),
     /// The backends with this octet are found to be up or down.
     Health(u8, bool),
     /// A neighbour's state becomes another.
@@ -31,7 +33,8 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let backends = prop::collection::btree_set(1u8..8, 0..5);
-    let services = prop::collection::btree_map(80u16..84, (any::<bool>(), any::<bool>(), backends), 0..4);
+    let schedulers = prop::sample::select(vec!["maglev", "round-robin", "random", "least-connections"]);
+    let services = prop::collection::btree_map(80u16..84, (any::<bool>(), any::<bool>(), schedulers, backends), 0..4);
     let states = prop::sample::select(vec![
         NeighbourState::Reachable,
         NeighbourState::Stale,
@@ -45,14 +48,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn text(services: &BTreeMap<u16, (bool, bool, BTreeSet<u8>)>) -> String {
-    let services = services.iter().map(|(port, (nat, checks, backends))| {
+fn text(services: &BTreeMap<u16, Configured>) -> String {
+    let services = services.iter().map(|(port, (nat, checks, scheduler, backends))| {
         let (name, backends) = (format!("s{port}"), backends.iter().copied().collect::<Vec<_>>());
         let text = match (nat, checks) {
             (false, true) => checked(&name, *port, &backends),
             (nat, _) => service(&name, *port, if *nat { "nat" } else { "l2" }, &backends),
         };
-        text.replace("4093", "503")
+        text.replace("slots = 4093", &format!("slots = 503\nscheduler = \"{scheduler}\""))
     });
     services.collect()
 }
@@ -62,6 +65,8 @@ fn text(services: &BTreeMap<u16, (bool, bool, BTreeSet<u8>)>) -> String {
 struct Seen {
     /// Service → who has each slot's new flows, and who the old ones.
     slots: BTreeMap<Endpoint, Vec<[Option<IpAddr>; 2]>>,
+    /// Service → its choice, and who it draws from.
+    rings: BTreeMap<Endpoint, (u32, Vec<IpAddr>)>,
     /// Service → backend → mode, weight and state.
     backends: BTreeMap<Endpoint, BTreeMap<IpAddr, (u8, u32, u8)>>,
     reverse: BTreeMap<Endpoint, ([u8; 16], [u8; 2])>,
@@ -77,6 +82,11 @@ fn seen(tables: &Tables) -> Seen {
         let words = tables.slots[&service.first_slot].iter();
         (*key, words.map(|word| [owner(word.current()), owner(word.base())]).collect())
     });
+    let rings = services().map(|(key, service)| {
+        let mut ring: Vec<_> = tables.rings.get(&service.id).into_iter().flatten().map(|id| address(*id)).collect();
+        ring.sort_unstable();
+        (*key, (service.choice, ring))
+    });
     let backends = services().map(|(key, service)| {
         let own = tables.backends.iter().filter(|(_, backend)| backend.service == service.id);
         (*key, own.map(|(id, backend)| (address(*id), (backend.mode, backend.weight, backend.state))).collect())
@@ -84,6 +94,7 @@ fn seen(tables: &Tables) -> Seen {
     let hop = |hop: &NextHop| hop.is_resolved().then(|| hop.mac());
     Seen {
         slots: slots.collect(),
+        rings: rings.collect(),
         backends: backends.collect(),
         reverse: tables.reverse.iter().map(|(key, reverse)| (*key, (reverse.address, reverse.port))).collect(),
         routes: tables.routes.iter().map(|(net, next_hop)| (*net, hop(next_hop))).collect(),
@@ -103,6 +114,12 @@ fn assert_forwards(tables: &Tables, settled: bool) {
             if backend.next_hop.is_resolved() {
                 assert!(tables.egresses.contains_key(&backend.next_hop.egress()));
             }
+        }
+        let ring = tables.rings.get(&service.id).cloned().unwrap_or_default();
+        assert_eq!(ring.len(), service.ring_length as usize);
+        for id in ring {
+            let backend = tables.backends.get(&id).unwrap_or_else(|| panic!("{key:?} draws {id}, which has no entry"));
+            assert!(backend.service == service.id && (!settled || entry::takes_flows(backend)), "{backend:?}");
         }
         for base in tables.slots[&service.first_slot].iter().map(|word| word.base()).filter(|id| *id != NO_BACKEND) {
             assert_eq!(tables.backends[&base].service, service.id, "{key:?} forgot whose its old flows are");
@@ -170,7 +187,7 @@ proptest! {
             let affected = take_in(&mut world, &mut view, &mut current, &step);
             let plan = world.plan(Scope::Services(&affected)).unwrap();
             if dies {
-                let mut left = Kernel { tables: world.kernel.tables.clone(), slots: world.kernel.slots.clone(), ..Kernel::default() };
+                let mut left = Kernel { tables: world.kernel.tables.clone(), slots: world.kernel.slots.clone(), rings: world.kernel.rings.clone(), ..Kernel::default() };
                 for write in &plan.writes[..died_after.index(plan.writes.len() + 1)] {
                     left.write(write);
                     assert_forwards(&left.read(), false);

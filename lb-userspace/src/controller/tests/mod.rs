@@ -10,6 +10,7 @@ mod plan;
 mod saved;
 mod scale;
 mod settling;
+mod steering;
 mod world;
 
 use std::{

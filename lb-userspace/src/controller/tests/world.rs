@@ -15,7 +15,8 @@ use crate::{
         full::Full,
         mirror::Mirror,
         remains::Remains,
-        want::Want,
+        want::{Want, adopted_weights},
+        weights::Weights,
     },
     nexthop::NetworkView,
     spec::Spec,
@@ -31,6 +32,7 @@ pub struct World {
     pub mirror: Mirror,
     pub want: Want,
     pub capacity: Capacity,
+    pub weights: Weights,
     pub remains: Remains,
     pub now: SystemTime,
 }
@@ -46,13 +48,14 @@ impl World {
         let capacity = Capacity::of(&spec.node.tables);
         let want = Want::new(spec, &mirror, view, capacity.routes, START);
         let (remains, now) = (Remains::default(), START + Duration::from_secs(2));
-        let mut world = Self { kernel, mirror, want, capacity, remains, now };
+        let weights = adopted_weights(&mirror);
+        let mut world = Self { kernel, mirror, want, capacity, weights, remains, now };
         world.reconcile(Scope::Everything);
         world
     }
 
     pub fn plan(&self, scope: Scope<'_>) -> Result<Plan, Full> {
-        plan(&self.mirror, &self.want.inputs(&self.capacity, [1, 2], &self.remains, self.now), scope)
+        plan(&self.mirror, &self.want.inputs(&self.capacity, [1, 2], &self.weights, &self.remains, self.now), scope)
     }
 
     pub fn reconcile(&mut self, scope: Scope<'_>) -> Plan {
