@@ -185,7 +185,8 @@ impl Host {
         let backends = (0..tables.backend_entries())
             .map(|id| tables.backends.get(&id).copied().unwrap_or_else(Backend::zeroed))
             .collect();
-        let memory = Mutex::new(Memory { room: usize::MAX, ..Memory::default() });
+        let rings = tables.rings.iter().map(|(service, backends)| (*service, ring(backends))).collect();
+        let memory = Mutex::new(Memory { room: usize::MAX, rings, ..Memory::default() });
         Self { headroom: HEADROOM, tables, backends, memory }
     }
 
@@ -208,6 +209,12 @@ impl Host {
         let verdict = pipeline::process(&mut frame, &seen);
         Run { outcome: outcome(verdict, &frame), counts: seen.counts.into_inner(), wanted: seen.wanted.into_inner() }
     }
+}
+
+fn ring(backends: &[u32]) -> Ring {
+    let mut ring = Ring::zeroed();
+    ring.backends[..backends.len()].copy_from_slice(backends);
+    ring
 }
 
 /// What one run of the packet path did.

@@ -6,6 +6,7 @@
 //! - [`oracle`] says what must become of a frame in a world, with etherparse and full checksums, sharing no packet code
 //!   with Weir.
 //! - [`fixtures`] is the table of cases that every build of the packet path must get right.
+//! - [`scheduled`] is what schedulers must do, whichever build of the packet path does it.
 //! - [`host`] runs the packet path in this process.
 #![forbid(unsafe_code)]
 #![expect(clippy::expect_used, reason = "only tests use this crate: a broken test description has to stop the test")]
@@ -16,5 +17,6 @@ pub mod fixtures;
 pub mod host;
 pub mod oracle;
 pub mod random;
+pub mod scheduled;
 pub mod tables;
 pub mod world;

@@ -23,6 +23,8 @@ pub struct Tables {
     pub services_v6: BTreeMap<EndpointV6, abi::Service>,
     /// Slots of all services, from index 0 on.
     pub slots: Vec<SlotWord>,
+    /// What schedulers draw from, by service id.
+    pub rings: BTreeMap<u32, Vec<u32>>,
     /// Backends by id.
     pub backends: BTreeMap<u32, abi::Backend>,
     /// How replies are turned back, IPv4.
@@ -44,6 +46,7 @@ impl From<&World> for Tables {
             services_v4: BTreeMap::new(),
             services_v6: BTreeMap::new(),
             slots: Vec::new(),
+            rings: BTreeMap::new(),
             backends: BTreeMap::new(),
             reverse_v4: BTreeMap::new(),
             reverse_v6: BTreeMap::new(),

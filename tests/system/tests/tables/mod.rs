@@ -32,6 +32,7 @@ pub fn writes(tables: &Tables) -> Vec<Write> {
     writes.extend(reverse.map(|(endpoint, reverse)| Write::Reverse(endpoint, reverse)));
     writes.extend(tables.backends.iter().map(|(id, backend)| Write::Backend(*id, *backend)));
     writes.push(Write::Slots { first: 0, words: (0..).zip(tables.slots.iter().copied()).collect() });
+    writes.extend(tables.rings.iter().map(|(service, backends)| Write::Ring(*service, backends.clone())));
     let services = endpoints(&tables.services_v4, &tables.services_v6);
     writes.extend(services.map(|(endpoint, service)| Write::Service(endpoint, service)));
     writes
