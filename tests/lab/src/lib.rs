@@ -45,6 +45,6 @@ pub use self::{
     mode::Mode,
     netns::Netns,
     process::Process,
-    server::{Backend, HTTP_PORTS, TCP_LINE_PORT, UDP_ECHO_PORT},
+    server::{Backend, HTTP_PORTS, TCP_LINE_PORT, TCP_LINE_PORTS, UDP_ECHO_PORT},
     weir::WeirDaemon,
 };

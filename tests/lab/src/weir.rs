@@ -108,6 +108,19 @@ impl WeirDaemon {
         self.process.take().context("weir does not run")?.terminate(Duration::from_secs(10))
     }
 
+    /// Has it replaced by `binary` while it runs, and waits until that is ready.
+    ///
+    /// # Errors
+    /// It is not replaced, or not ready within ten seconds; the message says why.
+    pub fn upgrade(&mut self, binary: &Path) -> Result<()> {
+        let path = binary.to_str().context("the binary's path is no UTF-8")?;
+        self.cli(&["upgrade", "--binary", path])?;
+        let mut process = self.process.take().context("weir does not run")?;
+        process.wait_until(|| self.is_ready())?;
+        self.process = Some(process);
+        Ok(())
+    }
+
     /// Runs `weir ARGS` against this daemon, whatever its exit status.
     ///
     /// # Errors

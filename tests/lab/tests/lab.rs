@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead as _, BufReader, Write as _},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     panic::{self, AssertUnwindSafe},
@@ -11,9 +12,14 @@ use std::{
 };
 
 use weir_lab::{
-    Family, HTTP_PORTS, Lab, Mode, Netns, TCP_LINE_PORT, UDP_ECHO_PORT,
+    Family, HTTP_PORTS, Lab, Mode, Netns, TCP_LINE_PORT, TCP_LINE_PORTS, UDP_ECHO_PORT,
     addresses::in_url,
-    client::{curl, steady::Steady, wrk::Wrk},
+    client::{
+        curl, flood,
+        long_lived::{How, Kind, LongLived, PATIENCE},
+        steady::Steady,
+        wrk::Wrk,
+    },
     requirements,
 };
 
@@ -178,6 +184,89 @@ fn a_frozen_server_is_a_failure() {
     assert_eq!(curl::get(lab.client(), &format!("http://{target}/")).unwrap(), "b1");
     lab.plug(0, false).unwrap();
     assert!(echo(lab.client(), target.ip(), 56).is_none());
+}
+
+#[test]
+fn connections_tell_how_they_break() {
+    if !requirements::are_met() {
+        return;
+    }
+    let mut lab = Lab::builder().clients(2).mode(Mode::L2).build().unwrap();
+    let targets = [0, 1].map(|n| SocketAddr::new(lab.backends()[n].address(Family::V6), TCP_LINE_PORTS[n]));
+    let silent = Kind { target: targets[0], count: 30, pause: None };
+    let talking =
+        Kind { target: targets[1], count: 30, pause: Some(Duration::from_millis(5)..=Duration::from_millis(50)) };
+    let links = LongLived::open(&lab, &[silent, talking]).unwrap();
+    let of = |links: &LongLived, name: &str| links.numbers(|connection| connection.backend.as_deref() == Some(name));
+    let everybody: Vec<_> = (0..60).collect();
+    assert_eq!((of(&links, "b1"), of(&links, "b2")), (everybody[..30].to_vec(), everybody[30..].to_vec()));
+    let addresses: BTreeSet<_> = links.connections().iter().map(|connection| connection.client.unwrap().ip()).collect();
+    assert_eq!(addresses.len(), 2);
+    let opened = Instant::now();
+    thread::sleep(Duration::from_millis(300));
+    let spoke = |from: Instant| links.numbers(|connection| connection.answered > Some(from));
+    assert_eq!(spoke(opened), everybody[30..]);
+    links.speak(&everybody[..1]).unwrap();
+    assert_eq!(spoke(opened), [&everybody[..1], &everybody[30..]].concat());
+    assert_eq!(links.breaks(), []);
+
+    // The kernel closes what its process has left, and refuses what comes; unplugged it does neither.
+    lab.stop_server(0);
+    lab.plug(1, false).unwrap();
+    links.speak(&everybody).unwrap();
+    let breaks = links.breaks();
+    assert_eq!(breaks.len(), 60);
+    let (closed, unanswered): (Vec<_>, Vec<_>) = breaks.iter().partition(|broken| broken.connection.number < 30);
+    assert!(closed.iter().all(|broken| matches!(broken.how, How::Closed | How::Reset)), "{closed:?}");
+    assert!(unanswered.iter().all(|broken| broken.how == How::Silence && broken.waited > Some(PATIENCE)));
+    assert!(links.reopen(&everybody[..1]).is_err());
+
+    lab.start_server(0).unwrap();
+    lab.plug(1, true).unwrap();
+    links.reopen(&everybody).unwrap();
+    assert_eq!((of(&links, "b1").len(), of(&links, "b2").len()), (30, 30));
+}
+
+#[test]
+fn a_flood_comes_from_many_addresses() {
+    if !requirements::are_met() {
+        return;
+    }
+    let lab = Lab::builder().backends(1).mode(Mode::L2).build().unwrap();
+    let backend = &lab.backends()[0];
+    for (family, port) in Family::BOTH.into_iter().zip(TCP_LINE_PORTS) {
+        let sources = || peers(backend.netns(), family).len();
+        assert_eq!(sources(), 0);
+        let began = Instant::now();
+        let before = tcp_counters(backend.netns());
+        // No more than the server keeps: it answers those beyond by SYN cookies.
+        flood::syns(&lab, SocketAddr::new(backend.address(family), port), 120, 1000).unwrap();
+        assert!(began.elapsed() > Duration::from_millis(100), "{:?}", began.elapsed());
+        let after = tcp_counters(backend.netns());
+        assert!(after["InSegs"] - before["InSegs"] >= 120, "{before:?}, {after:?}");
+        assert_eq!(after["InErrs"], before["InErrs"]);
+        assert_eq!(after["InCsumErrors"], before["InCsumErrors"]);
+        assert_eq!(sources(), 120);
+    }
+}
+
+/// Addresses that have begun handshakes with `backend`.
+fn peers(backend: &Netns, family: Family) -> BTreeSet<String> {
+    let output = backend.command("ss").args(["-Htn", "state", "syn-recv"]).output().unwrap();
+    let listed = String::from_utf8(output.stdout).unwrap();
+    // An IPv4 address stands mapped into IPv6: the socket that listens is of both families.
+    let is_wanted = |address: &String| address.contains("ffff:198.1") == (family == Family::V4);
+    let peer = |line: &str| line.split_whitespace().nth(3).unwrap().rsplit_once(':').unwrap().0.to_owned();
+    listed.lines().map(peer).filter(is_wanted).collect()
+}
+
+/// The `Tcp` counters of a namespace, which are both families'.
+fn tcp_counters(netns: &Netns) -> BTreeMap<String, u64> {
+    let counters = netns.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap()).unwrap();
+    let mut lines = counters.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let counter = |(name, value): (&str, &str)| Some((name.to_owned(), value.parse().ok()?));
+    names.split(' ').zip(values.split(' ')).filter_map(counter).collect()
 }
 
 #[test]

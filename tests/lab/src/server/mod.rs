@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use rustix::process::Signal;
 
 use self::who::Who;
-pub use self::who::{TCP_LINE_PORT, UDP_ECHO_PORT};
+pub use self::who::{TCP_LINE_PORT, TCP_LINE_PORTS, UDP_ECHO_PORT};
 use crate::{addresses::Family, netns::Netns, process::Process};
 
 /// The ports on which every backend serves HTTP.

@@ -1,33 +1,34 @@
-//! A TCP line server and a UDP echo server, as threads of this process whose sockets are the backend's.
+//! A TCP line server and a UDP echo server: a thread of this process whose sockets are the backend's.
 
 use std::{
-    io::{BufRead as _, BufReader, ErrorKind, Write as _},
-    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket},
+    sync::Arc,
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{TcpListener, TcpStream, UdpSocket},
+    runtime,
+    sync::oneshot,
+    task::{self, JoinSet},
+};
 
 use crate::netns::Netns;
 
 /// The TCP line server: each line comes back with the backend's name and a blank in front.
-pub const TCP_LINE_PORT: u16 = 7000;
+pub const TCP_LINE_PORT: u16 = TCP_LINE_PORTS[0];
+/// Both ports of the line server, for two services that share no port of a backend.
+pub const TCP_LINE_PORTS: [u16; 2] = [7000, 7001];
 /// The UDP echo server: each datagram comes back with the backend's name and a blank in front.
 pub const UDP_ECHO_PORT: u16 = 7000;
 
-/// How long a thread may take to notice that it is to end.
-const TICK: Duration = Duration::from_millis(50);
-
-/// Both servers; they end when this is dropped.
+/// Both servers; dropped, they and their connections end as with a killed process: its kernel closes what was open.
 #[derive(Debug)]
 pub(super) struct Who {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Who {
@@ -35,85 +36,107 @@ impl Who {
     ///
     /// One UDP socket for each address: an answer must come from the address that was asked, VIP or not.
     pub(super) fn start(name: &str, netns: &Netns, udp: &[IpAddr]) -> Result<Self> {
-        let (listener, sockets) = netns.enter(|| -> Result<_> {
-            let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), TCP_LINE_PORT);
-            let listener = TcpListener::bind(any).context("bind the line server")?;
-            listener.set_nonblocking(true)?;
-            let sockets = udp.iter().map(|address| {
-                let socket = UdpSocket::bind((*address, UDP_ECHO_PORT)).with_context(|| format!("bind {address}"))?;
-                socket.set_read_timeout(Some(TICK))?;
-                Ok(socket)
-            });
-            Ok((listener, sockets.collect::<Result<Vec<_>>>()?))
-        })??;
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut threads = Vec::new();
-        for socket in sockets {
-            let (name, stop) = (name.to_owned(), Arc::clone(&stop));
-            threads.push(thread::spawn(move || echo(&name, &socket, &stop)));
-        }
-        let (name, stopped) = (name.to_owned(), Arc::clone(&stop));
-        threads.push(thread::spawn(move || accept(&name, &listener, &stopped)));
-        Ok(Self { stop, threads })
+        let sockets = netns.enter(|| Sockets::bind(udp))??;
+        let (stop, stopped) = oneshot::channel();
+        let (started, outcome) = oneshot::channel();
+        let name = name.to_owned();
+        let thread = thread::spawn(move || run(name, sockets, started, stopped));
+        let who = Self { stop: Some(stop), thread: Some(thread) };
+        outcome.blocking_recv().map_err(|_| anyhow!("the line server panicked"))??;
+        Ok(who)
     }
 }
 
 impl Drop for Who {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            // A panic there has been printed already.
-            let _ = thread.join();
-        }
+        drop(self.stop.take());
+        // A panic there has been printed already.
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
-fn echo(name: &str, socket: &UdpSocket, stop: &AtomicBool) {
+struct Sockets {
+    lines: Vec<StdTcpListener>,
+    echoes: Vec<StdUdpSocket>,
+}
+
+impl Sockets {
+    fn bind(udp: &[IpAddr]) -> Result<Self> {
+        let lines = TCP_LINE_PORTS.map(|port| {
+            let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+            let listener = StdTcpListener::bind(any).context("bind the line server")?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        });
+        let echoes = udp.iter().map(|address| {
+            let socket = StdUdpSocket::bind((*address, UDP_ECHO_PORT)).with_context(|| format!("bind {address}"))?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        });
+        Ok(Self { lines: lines.into_iter().collect::<Result<_>>()?, echoes: echoes.collect::<Result<_>>()? })
+    }
+}
+
+/// Serves until `stopped`; whether it could begin goes to `started`.
+fn run(name: String, sockets: Sockets, started: oneshot::Sender<Result<()>>, stopped: oneshot::Receiver<()>) {
+    let runtime = match runtime::Builder::new_current_thread().enable_io().build() {
+        Ok(runtime) => runtime,
+        // Whoever started it waits for the answer.
+        Err(error) => return drop(started.send(Err(error.into()))),
+    };
+    runtime.block_on(async {
+        let name: Arc<str> = name.into();
+        // Dropped at the end, and every connection with it.
+        let mut servers = JoinSet::new();
+        let spawned = serve(&name, sockets, &mut servers);
+        if started.send(spawned).is_ok() {
+            // The sender is only ever dropped.
+            let _ = stopped.await;
+        }
+    });
+}
+
+fn serve(name: &Arc<str>, sockets: Sockets, servers: &mut JoinSet<()>) -> Result<()> {
+    for listener in sockets.lines {
+        servers.spawn(accept(Arc::clone(name), TcpListener::from_std(listener)?));
+    }
+    for socket in sockets.echoes {
+        servers.spawn(echo(Arc::clone(name), UdpSocket::from_std(socket)?));
+    }
+    Ok(())
+}
+
+async fn echo(name: Arc<str>, socket: UdpSocket) {
     let mut buffer = vec![0; 65536];
-    while !stop.load(Ordering::Relaxed) {
-        let Ok((length, client)) = socket.recv_from(&mut buffer) else { continue };
-        let mut answer = format!("{name} ").into_bytes();
-        answer.extend_from_slice(&buffer[..length]);
+    loop {
+        let Ok((length, client)) = socket.recv_from(&mut buffer).await else { continue };
+        let answer = [name.as_bytes(), b" ", &buffer[..length]].concat();
         // As with any datagram, the client notices when it is lost.
-        let _ = socket.send_to(&answer, client);
+        let _ = socket.send_to(&answer, client).await;
     }
 }
 
-fn accept(name: &str, listener: &TcpListener, stop: &Arc<AtomicBool>) {
-    let mut connections = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
-        match listener.accept() {
-            Ok((stream, _)) => {
-                let (name, stop) = (name.to_owned(), Arc::clone(stop));
-                connections.push(thread::spawn(move || lines(&name, stream, &stop)));
-            }
-            Err(_) => thread::sleep(Duration::from_millis(1)),
+async fn accept(name: Arc<str>, listener: TcpListener) {
+    let mut connections = JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(connections.spawn(lines(Arc::clone(&name), stream))),
+            Err(_) => task::yield_now().await,
         }
-    }
-    for connection in connections {
-        let _ = connection.join();
+        // Those that have ended.
+        while connections.try_join_next().is_some() {}
     }
 }
 
-/// Answers line by line until the client hangs up or the server stops.
-fn lines(name: &str, stream: TcpStream, stop: &AtomicBool) {
-    let prepared = stream.set_nonblocking(false).and_then(|()| stream.set_read_timeout(Some(TICK)));
-    let Ok(mut writer) = prepared.and_then(|()| stream.try_clone()) else { return };
-    let mut reader = BufReader::new(stream);
+/// Answers line by line until the client hangs up.
+async fn lines(name: Arc<str>, stream: TcpStream) {
+    let mut stream = BufReader::new(stream);
     let mut line = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
-        match reader.read_until(b'\n', &mut line) {
-            Ok(0) => return,
-            Ok(_) => {
-                let answer = [name.as_bytes(), b" ", &line].concat();
-                if writer.write_all(&answer).is_err() {
-                    return;
-                }
-                line.clear();
-            }
-            // What has come of the line so far stays in `line`.
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-            Err(_) => return,
+    while matches!(stream.read_until(b'\n', &mut line).await, Ok(length) if length > 0) {
+        let answer = [name.as_bytes(), b" ", &line].concat();
+        if stream.write_all(&answer).await.is_err() {
+            return;
         }
+        line.clear();
     }
 }
