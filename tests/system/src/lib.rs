@@ -47,3 +47,14 @@ pub fn packets(weir: &WeirDaemon, reason: &str) -> Result<u64> {
     let found = reasons.find(|counted| counted["name"] == reason);
     found.and_then(|counted| counted["packets"].as_u64()).with_context(|| format!("no reason {reason}: {stats}"))
 }
+
+/// How often `weir stats` says that `event` has happened in the flow tables: `looked-up`, `not-opened`.
+///
+/// # Errors
+/// The daemon does not answer, or knows no such event.
+pub fn flow_events(weir: &WeirDaemon, event: &str) -> Result<u64> {
+    let stats = weir.json(&["stats"])?;
+    let mut events = stats["flow_events"].as_array().into_iter().flatten();
+    let found = events.find(|counted| counted["name"] == event);
+    found.and_then(|counted| counted["count"].as_u64()).with_context(|| format!("no event {event}: {stats}"))
+}

@@ -3,7 +3,6 @@
 //! break, and those at once.
 
 use std::{
-    collections::BTreeMap,
     env,
     net::{IpAddr, SocketAddr},
     thread::sleep,
@@ -133,7 +132,7 @@ struct Trial {
     lab: Lab,
     services: [Watched; 4],
     /// By service and backend.
-    members: BTreeMap<(usize, usize), Member>,
+    members: Vec<Vec<Member>>,
     dead: Option<(usize, Death)>,
     /// Breaks that had to be.
     forgiven: usize,
@@ -149,9 +148,8 @@ impl Trial {
             pause: watched.talks.then_some(PAUSE),
         };
         let links = LongLived::open(&lab, &services.each_ref().map(kind))?;
-        let keys = (0..services.len()).flat_map(|service| (0..lab.backends().len()).map(move |b| (service, b)));
         let member = Member { present: true, draining: false, weight: 1, ready: Instant::now() };
-        let members = keys.map(|key| (key, member.clone())).collect();
+        let members = vec![vec![member; lab.backends().len()]; services.len()];
         let random = Rng::with_seed(seed);
         Ok(Self { links, weir, lab, services, members, dead: None, forgiven: 0, random, diary: Vec::new() })
     }
@@ -202,7 +200,7 @@ impl Trial {
     fn change(&mut self) -> Result<()> {
         loop {
             let (service, backend) = (self.random.usize(0..self.services.len()), self.random.usize(0..BACKENDS.into()));
-            let member = self.members[&(service, backend)].clone();
+            let member = self.members[service][backend].clone();
             let spared = self.has_others(service, backend);
             match self.random.u8(0..5) {
                 0 if !member.present => return self.add(service, backend),
@@ -222,16 +220,18 @@ impl Trial {
     /// Whether the service has backends enough without this one.
     fn has_others(&self, service: usize, without: usize) -> bool {
         let dead = self.dead.map(|(backend, _)| backend);
-        let others = self.members.range((service, 0)..(service + 1, 0)).filter(|((_, backend), member)| {
-            let takes = member.present && !member.draining && member.weight > 0 && member.ready <= Instant::now();
-            takes && *backend != without && Some(*backend) != dead
-        });
+        let takes =
+            |member: &Member| member.present && !member.draining && member.weight > 0 && member.ready <= Instant::now();
+        let others = self.members[service]
+            .iter()
+            .enumerate()
+            .filter(|(backend, member)| takes(member) && *backend != without && Some(*backend) != dead);
         others.count() >= READY
     }
 
     /// Backends that are missing in some service.
     fn removed(&self) -> usize {
-        self.members.values().filter(|member| !member.present).count()
+        self.members.iter().flatten().filter(|member| !member.present).count()
     }
 
     fn add(&mut self, service: usize, backend: usize) -> Result<()> {
@@ -240,25 +240,25 @@ impl Trial {
         let (name, number) = (self.name(backend), weight.to_string());
         self.backend(service, &["add"], &[&address, "--name", &name, "--weight", &number])?;
         let ready = Instant::now() + COMES;
-        self.members.insert((service, backend), Member { present: true, draining: false, weight, ready });
+        self.members[service][backend] = Member { present: true, draining: false, weight, ready };
         Ok(())
     }
 
     fn remove(&mut self, service: usize, backend: usize) -> Result<()> {
         self.backend(service, &["remove"], &[&self.name(backend)])?;
-        self.member(service, backend).present = false;
+        self.members[service][backend].present = false;
         Ok(())
     }
 
     fn drain(&mut self, service: usize, backend: usize, draining: bool) -> Result<()> {
         self.backend(service, &[if draining { "drain" } else { "undrain" }], &[&self.name(backend)])?;
-        self.member(service, backend).draining = draining;
+        self.members[service][backend].draining = draining;
         Ok(())
     }
 
     fn weigh(&mut self, service: usize, backend: usize, weight: u16) -> Result<()> {
         self.backend(service, &["weight"], &[&self.name(backend), &weight.to_string()])?;
-        self.member(service, backend).weight = weight;
+        self.members[service][backend].weight = weight;
         Ok(())
     }
 
@@ -283,14 +283,11 @@ impl Trial {
     /// A backend that every service has dies: its connections end as soon as they speak, and are opened anew.
     fn dies(&mut self) -> Result<()> {
         let possible = |backend: &usize| {
-            let everywhere = (0..self.services.len()).all(|service| {
-                let member = &self.members[&(service, *backend)];
-                member.present
-                    && !member.draining
-                    && member.ready <= Instant::now()
-                    && self.has_others(service, *backend)
-            });
-            everywhere
+            (0..self.services.len()).all(|service| {
+                let member = &self.members[service][*backend];
+                let is_up = member.present && !member.draining && member.ready <= Instant::now();
+                is_up && self.has_others(service, *backend)
+            })
         };
         let candidates: Vec<_> = (0..BACKENDS.into()).filter(possible).collect();
         let Some(backend) = self.random.choice(candidates) else { return self.change() };
@@ -328,7 +325,7 @@ impl Trial {
             Death::CutOff => self.lab.plug(backend, true)?,
         }
         for service in 0..self.services.len() {
-            self.member(service, backend).ready = Instant::now() + COMES;
+            self.members[service][backend].ready = Instant::now() + COMES;
         }
         Ok(())
     }
@@ -337,10 +334,6 @@ impl Trial {
         let breaks = self.links.breaks().split_off(self.forgiven);
         let Some(first) = breaks.first() else { return Ok(()) };
         bail!("{} connections to live backends broke, first this: {first}", breaks.len());
-    }
-
-    fn member(&mut self, service: usize, backend: usize) -> &mut Member {
-        self.members.entry((service, backend)).or_insert_with(|| unreachable!("every backend is a member"))
     }
 
     fn address(&self, service: usize, backend: usize) -> IpAddr {

@@ -221,9 +221,15 @@ impl LongLived {
             }
             thread::sleep(Duration::from_millis(2));
         }
-        let breaks = self.breaks().into_iter().filter(|broken| waiting.contains(&broken.connection.number));
-        let last = breaks.map(|broken| format!("\n{broken}")).collect::<String>();
-        bail!("{} of {} connections get no answer; breaks of these so far:{last}", waiting.len(), numbers.len());
+        let mut breaks = self.breaks();
+        breaks.retain(|broken| waiting.contains(&broken.connection.number));
+        let breaks: Vec<_> = breaks.iter().map(ToString::to_string).collect();
+        bail!(
+            "{} of {} connections get no answer; breaks of these so far: {}",
+            waiting.len(),
+            numbers.len(),
+            breaks.join("\n")
+        );
     }
 }
 
@@ -242,7 +248,7 @@ impl Kind {
         let pause = self.pause.as_ref()?;
         let share = u32::try_from(place).unwrap_or(u32::MAX);
         let count = u32::try_from(self.count).unwrap_or(u32::MAX);
-        Some(*pause.start() + (*pause.end() - *pause.start()) * share / count)
+        Some(*pause.start() + pause.end().saturating_sub(*pause.start()) * share / count)
     }
 }
 

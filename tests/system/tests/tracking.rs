@@ -1,0 +1,236 @@
+//! The flow table: it is not asked where nothing deviates, and a flood that fills it costs nobody a connection.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread::{self, sleep},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::maps::{Array, HashMap, Map, MapData};
+use lb_common::abi::{FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, SlotWord, flow_flags, protocol};
+use weir_lab::{
+    Family, Lab, Mode, TCP_LINE_PORT, WeirDaemon,
+    client::{
+        flood,
+        long_lived::{Connection, Kind, LongLived},
+        wrk::Wrk,
+    },
+    config::Service,
+};
+use weir_system::{flow_events, lab, packets};
+
+/// A backend that was added has been checked by then, also on a busy machine.
+const NOTICED: Duration = Duration::from_secs(3);
+/// Sweeps that find nothing any more have told so by then.
+const SETTLED: Duration = Duration::from_secs(10);
+/// Room in the flooded table.
+const FLOWS: u32 = 4096;
+/// Addresses of the flood.
+const SOURCES: u32 = 100_000;
+/// Of the flood: a second of it fills the table several times over.
+const PER_SECOND: u32 = 20_000;
+
+#[test]
+fn a_flood_fills_the_table_and_breaks_nothing_in_nat() -> Result<()> {
+    flooded(Mode::Nat, Family::V4)
+}
+
+#[test]
+fn a_flood_fills_the_table_and_breaks_nothing_in_l2() -> Result<()> {
+    flooded(Mode::L2, Family::V6)
+}
+
+#[test]
+fn a_flood_fills_the_table_and_breaks_nothing_in_ipip() -> Result<()> {
+    flooded(Mode::Ipip, Family::V4)
+}
+
+fn flooded(mode: Mode, family: Family) -> Result<()> {
+    let Some(builder) = lab()? else { return Ok(()) };
+    let lab = builder.clients(2).backends(4).mode(mode).build()?;
+    let mut service = lines(&lab, family);
+    let late = service.members.pop().context("no backends")?;
+    let weir = lab.weir(&lab.config_with(&format!("tables = {{ flows = {FLOWS} }}"), &[service]))?;
+    let target = SocketAddr::new(family.vip(1), TCP_LINE_PORT);
+    let pause = Duration::from_millis(50)..=Duration::from_millis(500);
+    let kinds = [(100, Some(pause)), (100, None), (20, None)].map(|(count, pause)| Kind { target, count, pause });
+    let links = LongLived::open(&lab, &kinds)?;
+    let (established, renewed): (Vec<_>, Vec<_>) = (0..220).partition(|number| *number < 200);
+
+    weir.cli(&["backend", "add", "lines", &late.address.to_string(), "--name", &late.name])?;
+    weir.wait_for("lines", &late.name, "up", NOTICED)?;
+    let over = AtomicBool::new(false);
+    let rounds = thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            let outcome = flood::syns(&lab, target, SOURCES, PER_SECOND);
+            over.store(true, Ordering::Relaxed);
+            outcome
+        });
+        let mut rounds = 0;
+        let renewing = loop {
+            if over.load(Ordering::Relaxed) {
+                break Ok(rounds);
+            }
+            if let Err(error) = links.reopen(&renewed) {
+                break Err(error);
+            }
+            rounds += 1;
+        };
+        flood.join().map_err(|_| anyhow::anyhow!("the flood panicked"))??;
+        renewing
+    });
+    let rounds = rounds.with_context(|| weir.log())?;
+    ensure!(rounds >= 3, "new connections were opened {rounds} times only");
+    ensure!(flow_events(&weir, "not-opened")? > 1000, "the table is not full: {}", weir.cli(&["stats"])?);
+    // Of a backend that lives there is room for every new flow.
+    ensure!(packets(&weir, "flow-table-full")? == 0);
+    links.speak(&established)?;
+    links.reopen(&renewed)?;
+    let breaks = links.breaks();
+    ensure!(breaks.is_empty(), "{} connections broke, first this: {}", breaks.len(), breaks[0]);
+    Ok(())
+}
+
+#[test]
+fn in_a_settled_service_nobody_asks_the_flow_table() -> Result<()> {
+    for mode in Mode::ALL {
+        let Some(builder) = lab()? else { return Ok(()) };
+        let lab = builder.clients(2).backends(3).mode(mode).build()?;
+        let mut weir = lab.weir(&lab.config(&[lab.service("web", Family::V4), lines(&lab, Family::V4)]))?;
+        steady(&lab, &mut weir).with_context(|| format!("{mode:?}\n{}", weir.log()))?;
+    }
+    Ok(())
+}
+
+fn steady(lab: &Lab, weir: &mut WeirDaemon) -> Result<()> {
+    let target = SocketAddr::new(Family::V4.vip(1), TCP_LINE_PORT);
+    let links = LongLived::open(lab, &[Kind { target, count: 30, pause: None }])?;
+    wait_until_settled(lab, weir)?;
+    let before = flow_events(weir, "looked-up")?;
+    traffic(lab, &links)?;
+    ensure!(flow_events(weir, "looked-up")? == before, "the table was asked in the steady state");
+    ensure!(flow_entries(lab)? == [0, 0], "flows were entered in the steady state");
+
+    // Without Weir's word for it: an entry that no rule would make. Who looks it up notes the time in it.
+    let connection = links.connections().swap_remove(0);
+    let backend = connection.backend.clone().context("nobody answers")?;
+    let mut planted = Planted::new(lab, &connection, weir.backend("lines", &backend)?["id"].as_u64())?;
+    weir.kill9()?;
+    planted.plant()?;
+    traffic(lab, &links)?;
+    ensure!(!planted.is_touched()?, "an entry was looked up in the steady state");
+    weir.restart()?;
+
+    for service in ["web", "lines"] {
+        weir.cli(&["backend", "drain", service, &backend])?;
+    }
+    traffic(lab, &links)?;
+    let after = flow_events(weir, "looked-up")?;
+    ensure!(after > before + 1000, "{before} look-ups before a change, {after} after it");
+    weir.kill9()?;
+    planted.plant()?;
+    traffic(lab, &links)?;
+    ensure!(planted.is_touched()?, "nobody looks up the entry that was planted");
+    ensure!(links.breaks().is_empty(), "connections broke: {}", links.breaks()[0]);
+    Ok(())
+}
+
+/// Thousands of requests, in connections of their own and in few, and a line over each of `links`.
+fn traffic(lab: &Lab, links: &LongLived) -> Result<()> {
+    for keep_alive in [false, true] {
+        let report = Wrk { connections: 8, seconds: 1, keep_alive }.run(lab, "http://10.9.0.1/")?;
+        ensure!(report.failed() == 0 && report.requests > 500, "{report:?}");
+    }
+    links.speak(&links.numbers(|_| true))
+}
+
+/// Waits until both flow tables are empty and no slot is tracked any more.
+fn wait_until_settled(lab: &Lab, weir: &WeirDaemon) -> Result<()> {
+    let deadline = Instant::now() + SETTLED;
+    loop {
+        let (entries, tracked) = (flow_entries(lab)?, tracked_slots(lab, weir)?);
+        if entries == [0, 0] && tracked == 0 {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "after {SETTLED:?} {entries:?} flows are left and {tracked} slots are tracked:\n{}",
+            weir.log()
+        );
+        sleep(Duration::from_millis(100));
+    }
+}
+
+/// Entries of the flow tables of IPv4 and IPv6.
+fn flow_entries(lab: &Lab) -> Result<[usize; 2]> {
+    let v4: HashMap<_, KeyV4, Value> = pinned(lab, "FLOWS_V4")?.try_into()?;
+    let v6: HashMap<_, KeyV6, Value> = pinned(lab, "FLOWS_V6")?.try_into()?;
+    Ok([v4.keys().count(), v6.keys().count()])
+}
+
+/// Slots of all services for whose packets the flow table is asked.
+fn tracked_slots(lab: &Lab, weir: &WeirDaemon) -> Result<usize> {
+    let slots: Array<_, u64> = pinned(lab, "SLOTS")?.try_into()?;
+    let status = weir.json(&["status"])?;
+    let mut tables = status["tables"].as_array().into_iter().flatten();
+    let used = tables.find(|table| table["name"] == "slots").and_then(|table| table["used"].as_u64());
+    let mut tracked = 0;
+    for slot in 0..u32::try_from(used.context("no slots")?)? {
+        tracked += usize::from(SlotWord(slots.get(&slot, 0)?).tracked());
+    }
+    Ok(tracked)
+}
+
+/// A map of the lab's Weir.
+fn pinned(lab: &Lab, name: &str) -> Result<Map> {
+    let path = Path::new("/sys/fs/bpf/weir").join(lab.id()).join("maps").join(name);
+    let map = MapData::from_pin(&path).with_context(|| path.display().to_string())?;
+    Ok(if name == "SLOTS" { Map::Array(map) } else { Map::HashMap(map) })
+}
+
+/// [`FlowKeyV4`], `FlowKeyV6` and [`FlowEntry`] as bytes.
+type KeyV4 = [u8; size_of::<FlowKeyV4>()];
+type KeyV6 = [u8; size_of::<FlowKeyV6>()];
+type Value = [u8; size_of::<FlowEntry>()];
+
+/// An entry for a connection over IPv4 that says what is so anyway, as if it had spoken long ago.
+struct Planted {
+    flows: HashMap<MapData, KeyV4, Value>,
+    key: KeyV4,
+    entry: Value,
+}
+
+impl Planted {
+    fn new(lab: &Lab, connection: &Connection, backend: Option<u64>) -> Result<Self> {
+        let (Some(SocketAddr::V4(client)), SocketAddr::V4(target)) = (connection.client, connection.target) else {
+            bail!("no connection over IPv4: {connection:?}");
+        };
+        let key = FlowKeyV4 {
+            source: client.ip().octets(),
+            destination: target.ip().octets(),
+            source_port: client.port().to_be_bytes(),
+            destination_port: target.port().to_be_bytes(),
+            protocol: protocol::TCP,
+            pad: [0; 3],
+        };
+        let backend = u32::try_from(backend.context("no id")?)?;
+        let entry = FlowEntry { word: FlowWord::new(backend, flow_flags::ESTABLISHED, 1), opened: 1, pad: 0 };
+        Ok(Self { flows: pinned(lab, "FLOWS_V4")?.try_into()?, key: bytemuck::cast(key), entry: bytemuck::cast(entry) })
+    }
+
+    fn plant(&mut self) -> Result<()> {
+        Ok(self.flows.insert(self.key, self.entry, 0)?)
+    }
+
+    fn is_touched(&self) -> Result<bool> {
+        Ok(self.flows.get(&self.key, 0)? != self.entry)
+    }
+}
+
+/// The service `lines` of all backends.
+fn lines(lab: &Lab, family: Family) -> Service {
+    Service { port: Some(TCP_LINE_PORT), ..lab.service("lines", family) }
+}
