@@ -156,18 +156,20 @@ fn leaves(lab: &Lab, weir: &WeirDaemon) -> Result<()> {
     let old = of(&links, "b1");
     weir.cli(&["backend", "remove", "lines-v4", "b1"])?;
     let removed = Instant::now();
+    // Its name went with its configuration.
+    let leaving = lab.backends()[0].address(Family::V4).to_string();
     let newcomers = silent(lab, &[Family::V4])?;
     ensure!(of(&newcomers, "b2").len() == CONNECTIONS, "new connections reach a backend that was removed");
     // Long enough for its slots to settle, and for silent flows to be forgotten.
     while removed.elapsed() < Duration::from_secs(8) {
         links.speak(&old)?;
         ensure!(links.breaks().is_empty(), "{}", links.breaks()[0]);
-        ensure!(weir.backend("lines-v4", "b1")?["state"] == "leaving");
+        ensure!(weir.backend("lines-v4", &leaving)?["state"] == "leaving");
         sleep(Duration::from_millis(500));
     }
     links.reopen(&old)?;
     let deadline = Instant::now() + Duration::from_secs(20);
-    while let Ok(left) = weir.backend("lines-v4", "b1") {
+    while let Ok(left) = weir.backend("lines-v4", &leaving) {
         ensure!(Instant::now() < deadline, "it does not leave: {left}");
         sleep(Duration::from_millis(100));
     }
