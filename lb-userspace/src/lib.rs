@@ -10,6 +10,7 @@ pub mod dataplane;
 pub mod decap;
 pub mod doctor;
 pub mod flows;
+mod frames;
 pub mod health;
 pub mod metrics;
 pub mod nexthop;

@@ -14,6 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::{net::UnixStream, time::timeout};
 
+use super::explain::{Explanation, Flow};
 use super::types::{Change, Detached, Drain, ErrorBody, Service, Stats, Status, Upgrade, Upgrading, Weight, millis};
 use crate::config::raw;
 
@@ -140,6 +141,15 @@ impl Client {
     /// See [`Control::undrain`](super::control::Control::undrain).
     pub async fn undrain(&self, service: &str, backend: &str) -> Result<Change> {
         self.ask(Method::POST, &format!("{}/undrain", backend_path(service, backend)), NOTHING).await
+    }
+
+    /// See [`Control::explain`](super::control::Control::explain).
+    pub async fn explain(&self, flow: &Flow) -> Result<Explanation> {
+        let Flow { source, destination, protocol } = flow;
+        let protocol = super::types::word(protocol);
+        let query = [("source", source.to_string()), ("destination", destination.to_string()), ("protocol", protocol)];
+        let query = query.map(|(key, value)| format!("{key}={}", escape(&value))).join("&");
+        self.get(&format!("/v1/explain?{query}")).await
     }
 
     /// See [`Control::detach`](super::control::Control::detach).

@@ -5,7 +5,10 @@ use std::{fmt, path::Path, time::Duration};
 use async_trait::async_trait;
 use thiserror::Error;
 
-use super::types::{Change, Detached, Service, Stats, Status, Upgrading};
+use super::{
+    explain::{Explanation, Flow},
+    types::{Change, Detached, Service, Stats, Status, Upgrading},
+};
 use crate::config::raw;
 
 /// The controller as the API sees it.
@@ -59,6 +62,13 @@ pub trait Control: Send + Sync + 'static {
 
     /// Every counter.
     async fn stats(&self) -> Result<Stats, ControlError>;
+
+    /// What the loaded program does with the packets of a flow. Changes no counter and no flow that real traffic sees.
+    ///
+    /// # Errors
+    /// [`ControlError::Invalid`] if its addresses are of different families, [`ControlError::Conflict`] if the program is
+    /// not attached.
+    async fn explain(&self, flow: Flow) -> Result<Explanation, ControlError>;
 
     /// Detaches the program from every interface and removes the pins, after which the daemon stops.
     async fn detach(&self) -> Result<Detached, ControlError>;

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod control;
 mod error;
+pub mod explain;
 pub mod routes;
 mod schema;
 pub mod server;

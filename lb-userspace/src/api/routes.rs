@@ -18,6 +18,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     control::{Control, Upgrader},
     error::ApiError,
+    explain::{Explanation, Flow},
     types::{Change, Detached, Drain, ErrorBody, Removal, Service, Stats, Status, Upgrade, Upgrading, Weight},
 };
 use crate::{config::raw, metrics};
@@ -86,6 +87,7 @@ fn documented() -> OpenApiRouter<Daemon> {
         .routes(routes!(set_weight))
         .routes(routes!(drain))
         .routes(routes!(undrain))
+        .routes(routes!(explain))
         .routes(routes!(detach))
         .routes(routes!(upgrade))
         .routes(routes!(prometheus))
@@ -215,6 +217,16 @@ async fn drain(
 ))]
 async fn undrain(State(control): Shared, Path((service, backend)): Path<(String, String)>) -> Answer<Change> {
     Ok(Body(control.undrain(&service, &backend).await?))
+}
+
+/// What the loaded program does with the packets of a flow, step by step; it changes nothing that real traffic sees
+#[utoipa::path(get, path = "/v1/explain", params(Flow), responses(
+    (status = 200, body = Explanation),
+    (status = 409, description = "The program is not attached", body = ErrorBody),
+    (status = 422, description = "The addresses are of different families", body = ErrorBody),
+))]
+async fn explain(State(control): Shared, Query(flow): Query<Flow>) -> Answer<Explanation> {
+    Ok(Body(control.explain(flow).await?))
 }
 
 /// Detach from every interface, remove the pins and stop the daemon

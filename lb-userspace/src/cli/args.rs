@@ -127,6 +127,16 @@ Examples:
     /// Try this binary over the tables of the daemon that runs: what `weir upgrade` has the new binary do
     #[command(hide = true)]
     Preflight(Preflight),
+    /// Tell what the loaded program does with a flow, step by step and why
+    #[command(after_help = "\
+The kernel is asked, by running a copy of the loaded program over a packet of the flow. It changes no counter and no flow \
+that real traffic sees. Where the service draws lots or goes round, the next new connection may get another backend.
+
+Examples:
+  weir explain 203.0.113.9:40000 192.0.2.10:443
+  weir explain [2001:db8:9::1]:5353 [2001:db8::53]:53 udp
+  weir explain 10.0.0.7:8080 203.0.113.9:40000     A reply of a nat backend")]
+    Explain(Explain),
     /// Detach from every interface, remove the kernel's tables and stop the daemon
     #[command(after_help = "\
 Packets to the services are not Weir's any more from then on: connections through it break, and what happens to new ones \
@@ -168,6 +178,20 @@ pub struct Preflight {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+}
+
+/// `weir explain`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// Address and port that the packets come from
+    #[arg(value_name = "SRC:PORT")]
+    pub source: SocketAddr,
+    /// Address and port that they go to
+    #[arg(value_name = "DST:PORT")]
+    pub destination: SocketAddr,
+    /// Transport protocol
+    #[arg(value_enum, default_value = "tcp")]
+    pub protocol: Protocol,
 }
 
 /// `weir decap`.

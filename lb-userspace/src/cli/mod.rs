@@ -8,6 +8,7 @@ mod daemon;
 mod detach;
 mod doctor;
 mod drain;
+mod explain;
 pub(crate) mod format;
 mod render;
 mod service;
@@ -80,6 +81,7 @@ fn execute(command: Command, context: &mut Context<'_>) -> anyhow::Result<Outcom
         Command::Stats { watch: Some(seconds) } => stats::watch(seconds, context)?,
         Command::Upgrade { binary } => return upgrade::upgrade(binary, context),
         Command::Preflight(preflight) => daemon::preflight(&preflight, context)?,
+        Command::Explain(flow) => explain::explain(&flow, context)?,
         Command::Detach => detach::detach(context)?,
         Command::Completions { shell } => {
             // Into memory first: the generator panics where writing fails, as to a reader that has gone away.

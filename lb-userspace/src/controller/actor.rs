@@ -25,6 +25,7 @@ use super::{
 use crate::{
     api::{
         control::{Control, ControlError},
+        explain::{Explanation, Flow},
         types::{Change, Detached, LastUpgrade, Service, Stats, Status},
     },
     config::raw,
@@ -212,6 +213,10 @@ impl Control for Handle {
 
     async fn stats(&self) -> Result<Stats, ControlError> {
         self.ask(|core| core.stats()).await
+    }
+
+    async fn explain(&self, flow: Flow) -> Result<Explanation, ControlError> {
+        self.ask(move |core| core.explain(&flow)).await
     }
 
     async fn detach(&self) -> Result<Detached, ControlError> {

@@ -18,6 +18,7 @@ mod desired;
 mod deviations;
 mod edit;
 mod entry;
+mod explain;
 mod full;
 mod ids;
 mod mirror;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::SystemTime,
 };
 
@@ -158,7 +159,7 @@ impl Core {
             state: self.state(key, backend),
             reason: standing.map(|standing| standing.reason.clone()).unwrap_or_default(),
             since_unix_ms: unix_ms(since.unwrap_or(SystemTime::UNIX_EPOCH)),
-            next_hop: self.next_hop(id, backend),
+            next_hop: self.next_hop(id, backend.address),
             slots: own,
             share_percent: f64::from(own) * 100.0 / f64::from(all.max(1)),
             flows: BackendFlows::default(),
@@ -180,8 +181,8 @@ impl Core {
         service.backends.iter().cloned().chain(leaving).collect()
     }
 
-    fn next_hop(&self, id: u32, backend: &spec::Backend) -> NextHop {
-        let reach = self.want.paths.backends.get(&backend.address);
+    pub(super) fn next_hop(&self, id: u32, address: IpAddr) -> NextHop {
+        let reach = self.want.paths.backends.get(&address);
         let entry = self.mirror.tables().backends.get(&id).filter(|entry| entry.next_hop.is_resolved());
         let Some(entry) = entry else {
             let why = reach.and_then(Reach::obstacle).unwrap_or(NO_EGRESS);
@@ -190,11 +191,11 @@ impl Core {
         let mac = entry.next_hop.mac().map(|byte| format!("{byte:02x}")).join(":");
         let egress = self.mirror.tables().egresses.get(&entry.next_hop.egress());
         let link = egress.and_then(|egress| self.view.link(egress.ifindex));
-        let gateway = reach.and_then(|reach| reach.neighbour(backend.address)).map(|(_, neighbour)| neighbour);
+        let gateway = reach.and_then(|reach| reach.neighbour(address)).map(|(_, neighbour)| neighbour);
         NextHop::Resolved {
             mac,
             interface: link.map_or_else(|| "?".to_owned(), |link| link.name.clone()),
-            gateway: gateway.filter(|gateway| *gateway != backend.address),
+            gateway: gateway.filter(|gateway| *gateway != address),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod attach;
 mod bpf;
+mod explain;
 mod flows;
 mod mapped;
 mod maps;
@@ -25,6 +26,7 @@ use lb_common::abi::{self, OuterV4, OuterV6, Settings};
 use tracing::info;
 
 pub(crate) use attach::{Link, attach};
+use explain::Explainer;
 use flows::Undertakers;
 pub(crate) use maps::take;
 use maps::{Maps, Wire};
@@ -34,7 +36,7 @@ pub use pins::{Lock, Pins};
 use crate::{
     flows::FlowTable,
     spec::{Node, XdpMode},
-    tables::{Attachment, Capacity, Counters, Dataplane, TableMemory, Tables, Write},
+    tables::{Attachment, Capacity, Counters, Dataplane, Explained, TableMemory, Tables, Write},
 };
 
 /// Name of the balancer's program in the object.
@@ -83,6 +85,11 @@ pub struct Kernel {
     maps: Maps,
     memory: Memory,
     pins: Option<Pins>,
+    /// What it was loaded from, and how large its tables are.
+    object: &'static [u8],
+    capacity: Capacity,
+    /// Loaded when it is first asked.
+    explainer: Option<Explainer>,
     // Keeps other daemons from the pins.
     _lock: Option<Lock>,
     settings: Settings,
@@ -99,7 +106,7 @@ impl Kernel {
     /// # Errors
     /// Another daemon works with the pins; they have another layout, other sizes or another hash seed than asked for; or
     /// the kernel refuses. Pinned state that is in use is left alone then, and what a first start made is removed.
-    pub fn open(object: &[u8], node: &Node, pins: Pins) -> anyhow::Result<Self> {
+    pub fn open(object: &'static [u8], node: &Node, pins: Pins) -> anyhow::Result<Self> {
         let lock = pins.lock()?;
         let adopted = if let Some(pinned) = pins.settings()? {
             Some(check_settings(&pinned, node)?)
@@ -118,7 +125,7 @@ impl Kernel {
 
     /// Loads `object` with maps pinned under `pins`, which are there already if they are to be `adopted`.
     fn open_pinned(
-        object: &[u8],
+        object: &'static [u8],
         settings: Settings,
         capacity: &Capacity,
         pins: &Pins,
@@ -139,7 +146,7 @@ impl Kernel {
     ///
     /// # Errors
     /// The kernel refuses the maps or the program.
-    pub fn open_unpinned(object: &[u8], settings: Settings, capacity: &Capacity) -> anyhow::Result<Self> {
+    pub fn open_unpinned(object: &'static [u8], settings: Settings, capacity: &Capacity) -> anyhow::Result<Self> {
         Self::load(object, settings, capacity, Residence::Unpinned)
     }
 
@@ -150,7 +157,7 @@ impl Kernel {
     /// # Errors
     /// There are no pinned tables; they have another layout, other sizes or another hash seed than asked for; or the
     /// kernel refuses the program.
-    pub fn open_trial(object: &[u8], node: &Node, pins: &Pins) -> anyhow::Result<Self> {
+    pub fn open_trial(object: &'static [u8], node: &Node, pins: &Pins) -> anyhow::Result<Self> {
         let path = pins.directory().display();
         let pinned = pins.settings()?.with_context(|| format!("{path} holds no tables to take over"))?;
         let settings = check_settings(&pinned, node)?;
@@ -159,7 +166,12 @@ impl Kernel {
         Self::load(object, settings, &capacity, Residence::Trial(pins))
     }
 
-    fn load(object: &[u8], settings: Settings, capacity: &Capacity, residence: Residence<'_>) -> anyhow::Result<Self> {
+    fn load(
+        object: &'static [u8],
+        settings: Settings,
+        capacity: &Capacity,
+        residence: Residence<'_>,
+    ) -> anyhow::Result<Self> {
         let wire = Wire(settings);
         let mut loader = EbpfLoader::new();
         loader.override_global("LOADED_SETTINGS", &wire, true);
@@ -179,7 +191,21 @@ impl Kernel {
         let memory = Memory::of(&ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
         let (attachments, adopted) = (Vec::new(), false);
-        Ok(Self { ebpf, maps, memory, pins: None, _lock: None, settings, mode: None, attachments, adopted })
+        let capacity = *capacity;
+        Ok(Self {
+            ebpf,
+            maps,
+            memory,
+            pins: None,
+            object,
+            capacity,
+            explainer: None,
+            _lock: None,
+            settings,
+            mode: None,
+            attachments,
+            adopted,
+        })
     }
 
     /// What the program was loaded with.
@@ -300,6 +326,17 @@ impl Dataplane for Kernel {
 
     fn seed(&self) -> [u64; 2] {
         self.settings.seed
+    }
+
+    fn explain(&mut self, frame: &[u8], ingress: u32) -> anyhow::Result<Explained> {
+        let explainer = match &mut self.explainer {
+            Some(explainer) => explainer,
+            none => {
+                let pins = self.pins.as_ref().context("only a pinned data plane can be explained")?;
+                none.insert(Explainer::load(self.object, self.settings, &self.capacity, pins)?)
+            }
+        };
+        explainer.run(frame, ingress)
     }
 
     fn reattach(&mut self) {

@@ -1,14 +1,16 @@
 //! The packets of the self-test: those of established flows to each service, replies of each `nat` backend, and one that
 //! is not Weir's.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use anyhow::{Context as _, bail};
-use etherparse::PacketBuilder;
+use anyhow::bail;
 use lb_common::abi::protocol;
 
 use super::Probe;
-use crate::tables::{Endpoint, Tables};
+use crate::{
+    frames::{self, Kind},
+    tables::{Endpoint, Tables},
+};
 
 /// Most services, and most ways back, that are tested; evenly chosen where there are more.
 const LIMIT: usize = 256;
@@ -60,20 +62,12 @@ const fn somewhere(endpoint: &Endpoint) -> (IpAddr, u16) {
 
 /// A packet in the middle of a flow: what becomes of a new flow may hang on chance and on counters.
 fn probe(source: (IpAddr, u16), destination: (IpAddr, u16), protocol: u8) -> anyhow::Result<Probe> {
-    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
-    let ip = match (source.0, destination.0) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => ethernet.ipv4(from.octets(), to.octets(), 64),
-        (IpAddr::V6(from), IpAddr::V6(to)) => ethernet.ipv6(from.octets(), to.octets(), 64),
-        (from, to) => bail!("a packet from {from} to {to} can't be"),
-    };
-    let payload = b"weir self-test";
-    let mut frame = Vec::new();
-    let (name, written) = match protocol {
-        protocol::TCP => ("tcp", ip.tcp(source.1, destination.1, 1, 65_535).ack(1).psh().write(&mut frame, payload)),
-        protocol::UDP => ("udp", ip.udp(source.1, destination.1).write(&mut frame, payload)),
+    let [from, to] = [source, destination].map(|(address, port)| SocketAddr::new(address, port));
+    let (name, kind) = match protocol {
+        protocol::TCP => ("tcp", Kind::Ack),
+        protocol::UDP => ("udp", Kind::Datagram),
         other => bail!("protocol {other} is none of Weir's"),
     };
-    written.context("can't write a packet")?;
-    let [from, to] = [source, destination].map(|(address, port)| std::net::SocketAddr::new(address, port));
+    let frame = frames::frame(from, to, kind, b"weir self-test")?;
     Ok(Probe { what: format!("a {name} packet from {from} to {to}"), frame })
 }

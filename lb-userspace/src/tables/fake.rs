@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Result, bail};
 use lb_common::abi::{FlowEntry, FlowWord, NO_BACKEND, SlotWord};
 
-use super::{Attachment, Counters, Dataplane, TableMemory, Tables, Write};
+use super::{Attachment, Counters, Dataplane, Explained, TableMemory, Tables, Write};
 use crate::{
     flows::{FlowKey, FlowTable},
     spec::XdpMode,
@@ -49,6 +49,8 @@ pub struct Kernel {
     pub obstacle: Option<String>,
     /// The obstacle as last found.
     pub found: Option<String>,
+    /// What [`Dataplane::explain`] answers next, in turn.
+    pub explained: Vec<Explained>,
     /// Whether [`Dataplane::detach`] was called.
     pub detached: bool,
 }
@@ -171,6 +173,14 @@ impl Dataplane for FakeDataplane {
 
     fn seed(&self) -> [u64; 2] {
         [1, 2]
+    }
+
+    fn explain(&mut self, _: &[u8], _: u32) -> Result<Explained> {
+        let explained = &mut self.kernel().explained;
+        if explained.is_empty() {
+            bail!("nothing is loaded")
+        }
+        Ok(explained.remove(0))
     }
 
     fn reattach(&mut self) {

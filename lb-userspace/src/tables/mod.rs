@@ -147,6 +147,15 @@ pub struct TableMemory {
     pub bytes: u64,
 }
 
+/// What the program does with a packet, and the steps that led there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// The XDP action (`enum xdp_action` in linux/bpf.h).
+    pub action: u32,
+    /// What it saw on the way.
+    pub steps: abi::Explanation,
+}
+
 /// An interface that Weir is to be attached to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
@@ -183,6 +192,10 @@ pub trait Dataplane: Send {
     /// The seed that its tables were made with: of the flow hash, and of the order in which slots are given out. It stays
     /// the same for as long as the tables do.
     fn seed(&self) -> [u64; 2];
+
+    /// What the program does with `frame` if it comes in by the device `ingress` (a kernel interface index). Changes no
+    /// counter and no flow.
+    fn explain(&mut self, frame: &[u8], ingress: u32) -> anyhow::Result<Explained>;
 
     /// Looks at the interfaces again and attaches the program where it is not, as to one that was deleted and made
     /// anew. [`attachments`](Self::attachments) tells what became of it.

@@ -135,6 +135,7 @@ fn the_openapi_document_lists_every_route_and_every_route_is_served() {
         "DELETE /v1/services/{service}",
         "DELETE /v1/services/{service}/backends/{backend}",
         "GET /metrics",
+        "GET /v1/explain",
         "GET /v1/openapi.json",
         "GET /v1/services",
         "GET /v1/services/{service}",

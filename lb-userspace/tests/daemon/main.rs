@@ -5,5 +5,6 @@
 mod api;
 mod cli;
 mod drain;
+mod explain;
 mod metrics;
 mod support;

@@ -16,6 +16,7 @@ use tokio::{runtime::Runtime, sync::oneshot, task::JoinHandle};
 use weir::{
     api::{
         control::{Control, ControlError, Upgrader},
+        explain::{Explanation, Flow},
         routes,
         server::Server,
         types::{
@@ -238,6 +239,10 @@ impl Control for Fake {
                 event("not-opened", "A new flow was not entered: the table is full.", 0),
             ],
         })
+    }
+
+    async fn explain(&self, flow: Flow) -> Result<Explanation, ControlError> {
+        Ok(crate::explain::explanation(flow))
     }
 
     async fn detach(&self) -> Result<Detached, ControlError> {

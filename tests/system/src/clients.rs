@@ -33,6 +33,14 @@ impl Lines {
         Ok(Self { writer: stream.try_clone()?, reader: BufReader::new(stream) })
     }
 
+    /// Its own end.
+    ///
+    /// # Errors
+    /// The system can't tell.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.writer.local_addr()
+    }
+
     /// Sends `line` (without its end): the name of the backend that sends it back.
     ///
     /// # Errors

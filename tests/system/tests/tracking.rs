@@ -217,7 +217,7 @@ impl Planted {
             pad: [0; 3],
         };
         let backend = u32::try_from(backend.context("no id")?)?;
-        let entry = FlowEntry { word: FlowWord::new(backend, flow_flags::ESTABLISHED, 1), opened: 1, pad: 0 };
+        let entry = FlowEntry { word: FlowWord::new(backend, flow_flags::ESTABLISHED, 1), opened: 1, tag: 0 };
         Ok(Self { flows: pinned(lab, "FLOWS_V4")?.try_into()?, key: bytemuck::cast(key), entry: bytemuck::cast(entry) })
     }
 

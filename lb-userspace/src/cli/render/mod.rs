@@ -1,5 +1,6 @@
 //! What commands print for people: aligned columns without borders, numbers to the right.
 
+mod explain;
 mod services;
 mod stats;
 mod status;
@@ -7,6 +8,7 @@ mod table;
 
 use std::time::{Duration, SystemTime};
 
+pub use explain::explanation;
 pub use services::{backends, service, services};
 pub use stats::{View, stats};
 pub use status::status;
