@@ -365,6 +365,7 @@ fn moving() -> Tables {
     let (port, protocol, pad) = (80_u16.to_be_bytes(), abi::protocol::TCP, 0);
     let mac = [2, 0, 0, 0, 1, 0];
     Tables {
+        rings: BTreeMap::new(),
         settings: Settings { abi_version: abi::ABI_VERSION, seed: [3, 4], ..Settings::default() },
         services_v4: [(abi::EndpointV4 { address: VIP_V4.octets(), port, protocol, pad }, service(1, 0))].into(),
         services_v6: [(abi::EndpointV6 { address: VIP_V6.octets(), port, protocol, pad }, service(2, SLOTS))].into(),
