@@ -1,111 +1,26 @@
 //! Builds the eBPF object and leaves it in `OUT_DIR/weir-ebpf`, where `src/object.rs` embeds it. Does nothing without
-//! cargo feature `object`. Why this runs cargo itself: docs/adr/0001-build-script.md.
+//! cargo feature `object`.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::{Command, ExitCode},
-};
+use std::{env, process::ExitCode};
 
-use crate::toolchain::{Core, Toolchain};
+use crate::object::Object;
 
+#[path = "build/object.rs"]
+mod object;
 #[path = "build/toolchain.rs"]
 mod toolchain;
 
-/// What the object is made from, relative to the workspace.
-const SOURCES: [&str; 6] =
-    ["Cargo.toml", "Cargo.lock", "lb-common", "lb-ebpf", "lb-userspace/build", "lb-userspace/build.rs"];
-
-enum Failure {
-    /// Something that the host lacks, in one sentence.
-    Missing(String),
-    /// The eBPF build failed; the compiler's own words.
-    Build(String),
-}
+const OBJECT: Object = Object {
+    package: "lb-ebpf",
+    binary: "weir-ebpf",
+    sources: &["lb-common", "lb-ebpf", "lb-userspace/build.rs"],
+    workspace: "..",
+};
 
 fn main() -> ExitCode {
     if env::var_os("CARGO_FEATURE_OBJECT").is_none() {
         println!("cargo::rerun-if-changed=build.rs");
         return ExitCode::SUCCESS;
     }
-    match build() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Missing(sentence)) => {
-            println!("cargo::error={sentence}");
-            ExitCode::SUCCESS
-        }
-        Err(Failure::Build(output)) => {
-            eprintln!("{output}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn build() -> Result<(), Failure> {
-    let root = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("..");
-    let out = PathBuf::from(variable("OUT_DIR")?);
-    let target =
-        if variable("CARGO_CFG_TARGET_ENDIAN")? == "big" { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
-    let target_dir = out.join("ebpf");
-
-    let output = cargo(target)?
-        .current_dir(&root)
-        .arg("--target-dir")
-        .arg(&target_dir)
-        .output()
-        .map_err(|error| Failure::Build(format!("can't run cargo for lb-ebpf: {error}")))?;
-    if !output.status.success() {
-        return Err(Failure::Build(String::from_utf8_lossy(&output.stderr).into_owned()));
-    }
-
-    let object = target_dir.join(target).join("release/weir-ebpf");
-    fs::copy(&object, out.join("weir-ebpf"))
-        .map_err(|error| Failure::Build(format!("can't copy {}: {error}", object.display())))?;
-    watch(&root);
-    Ok(())
-}
-
-/// The command that builds lb-ebpf for `target`, all but where to.
-fn cargo(target: &str) -> Result<Command, Failure> {
-    let missing =
-        |what| Failure::Missing(format!("{what}: `cargo xtask setup` installs what the eBPF object is built with"));
-    let toolchain = Toolchain::find(target).map_err(missing)?;
-    if toolchain::bpf_linker().is_none() {
-        return Err(missing("bpf-linker is not installed".to_owned()));
-    }
-
-    let mut cargo = toolchain::command(toolchain.name.as_deref(), "cargo");
-    cargo.args(["build", "--quiet", "--locked", "--release", "--package", "lb-ebpf", "--target", target]);
-    if toolchain.core == Core::Source {
-        cargo.args(["-Z", "build-std=core"]);
-    }
-    // Replaces every other source of flags: those of the host's build must not reach the eBPF target.
-    let flags = format!(
-        "--cfg=bpf_target_arch=\"{}\"\x1f-Cdebuginfo=2\x1f-Clink-arg=--btf",
-        variable("CARGO_CFG_TARGET_ARCH")?
-    );
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags);
-    // aya-ebpf and Weir's programs use inline assembly, which is unstable for this target; this lets these crates have it
-    // on a stable compiler, and changes nothing on nightly.
-    cargo.env("RUSTC_BOOTSTRAP", "aya_ebpf,weir_ebpf");
-    if let Some(bin) = toolchain::cargo_bin() {
-        let path = env::var_os("PATH").unwrap_or_default();
-        if let Ok(path) = env::join_paths(std::iter::once(bin).chain(env::split_paths(&path))) {
-            cargo.env("PATH", path);
-        }
-    }
-    Ok(cargo)
-}
-
-/// Tells cargo what to watch. Only after a success, so that a failure shows nothing else; cargo repeats those anyway.
-fn watch(root: &Path) {
-    println!("cargo::rerun-if-env-changed={}", toolchain::CHOICE);
-    for source in SOURCES {
-        println!("cargo::rerun-if-changed={}", root.join(source).display());
-    }
-}
-
-/// A variable that cargo sets for every build script.
-fn variable(name: &str) -> Result<String, Failure> {
-    env::var(name).map_err(|error| Failure::Build(format!("{name}: {error}")))
+    object::build(&OBJECT)
 }

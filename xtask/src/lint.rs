@@ -11,9 +11,30 @@ pub struct Args {}
 /// What to check, and the cargo arguments that check it.
 const CHECKS: [(&str, &[&str]); 3] = [
     ("formatting", &["fmt", "--all", "--check"]),
-    ("clippy", &["clippy", "--workspace", "--exclude=lb-ebpf", "--all-targets", "--", "-Dwarnings"]),
+    (
+        "clippy",
+        &[
+            "clippy",
+            "--workspace",
+            "--exclude=lb-ebpf",
+            "--exclude=weir-bench-ebpf",
+            "--all-targets",
+            "--",
+            "-Dwarnings",
+        ],
+    ),
     // As host code: the distribution's eBPF toolchain has no clippy. A program without std can't unwind.
-    ("clippy of lb-ebpf", &["clippy", "--package=lb-ebpf", "--config=profile.dev.panic='abort'", "--", "-Dwarnings"]),
+    (
+        "clippy of the eBPF programs",
+        &[
+            "clippy",
+            "--package=lb-ebpf",
+            "--package=weir-bench-ebpf",
+            "--config=profile.dev.panic='abort'",
+            "--",
+            "-Dwarnings",
+        ],
+    ),
 ];
 
 pub fn run(Args {}: &Args) -> Result<()> {

@@ -5,6 +5,7 @@ use std::{env, path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::Parser;
 
+mod bench;
 mod build;
 mod cargo;
 mod demo;
@@ -13,7 +14,7 @@ mod lint;
 mod setup;
 mod test;
 
-/// Weir's set-up, build, checks, tests and demonstration.
+/// Weir's set-up, build, checks, tests, demonstration and measurements.
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask")]
 enum Verb {
@@ -23,6 +24,7 @@ enum Verb {
     Lint(lint::Args),
     Lab(lab::Args),
     Demo(demo::Args),
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +46,7 @@ fn run(verb: &Verb) -> Result<ExitCode> {
         Verb::Lint(args) => lint::run(args)?,
         Verb::Lab(args) => lab::run(args)?,
         Verb::Demo(args) => demo::run(args)?,
+        Verb::Bench(args) => return bench::run(args),
     }
     Ok(ExitCode::SUCCESS)
 }

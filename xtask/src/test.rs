@@ -16,7 +16,10 @@ use crate::{build, cargo, setup};
 pub struct Args {}
 
 /// The packages whose tests load eBPF programs or make network namespaces.
-const NEED_ROOT: [&str; 2] = ["weir-lab", "weir-system"];
+const NEED_ROOT: [&str; 3] = ["weir-lab", "weir-system", "weir-bench"];
+
+/// The packages that are eBPF programs: what of them can be tested is tested by others.
+const EBPF: [&str; 2] = ["lb-ebpf", "weir-bench-ebpf"];
 
 /// How many tests ended how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,8 +52,8 @@ pub fn run(Args {}: &Args) -> Result<ExitCode> {
 }
 
 fn host_tests() -> Result<Tally> {
-    let arguments = ["test", "--workspace", "--exclude=lb-ebpf", "--no-fail-fast"];
-    let elsewhere = NEED_ROOT.map(|package| format!("--exclude={package}"));
+    let arguments = ["test", "--workspace", "--no-fail-fast"];
+    let elsewhere = NEED_ROOT.iter().chain(&EBPF).map(|package| format!("--exclude={package}"));
     cargo_test(cargo::cargo().args(arguments).args(elsewhere))
 }
 

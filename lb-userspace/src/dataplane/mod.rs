@@ -20,7 +20,7 @@ use anyhow::{Context as _, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::MapError,
-    programs::{ProgramError, TestRun as _, TestRunOptions, Xdp},
+    programs::{ProgramError, ProgramFd, TestRun as _, TestRunOptions, Xdp},
 };
 use lb_common::abi::{self, OuterV4, OuterV6, Settings};
 use tracing::info;
@@ -272,6 +272,14 @@ impl Kernel {
     fn handle_of(&self, name: &str) -> anyhow::Result<OwnedFd> {
         let program = self.ebpf.program(name).with_context(|| format!("the object lacks the program {name}"))?;
         Ok(program.fd()?.as_fd().try_clone_to_owned()?)
+    }
+
+    /// The loaded program, for measurements that call it from a program of their own.
+    ///
+    /// # Errors
+    /// The object lacks the program.
+    pub fn program_fd(&mut self) -> anyhow::Result<&ProgramFd> {
+        Ok(program(&mut self.ebpf, PROGRAM)?.fd()?)
     }
 }
 
