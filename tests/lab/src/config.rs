@@ -46,7 +46,7 @@ const FAST_HEALTH: &str = r#"{ port = 80, interval = "200ms", timeout = "200ms",
 
 impl Service {
     /// The service `name` on the first VIP of `family`: TCP port 80, all backends with their addresses of the same
-    /// family and weight 1, and quick health checks.
+    /// family and weight 1, and quick health checks, after which a backend is gone at once.
     pub(crate) fn new(lab: &Lab, name: &str, family: Family) -> Self {
         Self {
             name: name.to_owned(),
@@ -55,7 +55,7 @@ impl Service {
             protocol: "tcp",
             mode: lab.mode(),
             health: FAST_HEALTH.to_owned(),
-            more: String::new(),
+            more: "hold = \"0s\"".to_owned(),
             members: lab.members(family),
         }
     }
