@@ -26,11 +26,11 @@ const PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Du
 /// Backends that each service keeps, ready for new connections.
 const READY: usize = 3;
 /// Changes of backends, besides those of [`Operation`] that are numbered below.
-const CHANGES: usize = 260;
+const CHANGES: usize = 265;
 /// Deaths and returns of backends.
 const DEATHS: usize = 20;
 const CRASHES: usize = 10;
-const UPGRADES: usize = 10;
+const UPGRADES: usize = 5;
 /// A death is known by then, also on a busy machine: checks run every 200 ms, two in a row decide.
 const NOTICED: Duration = Duration::from_secs(3);
 /// How soon a connection ends that speaks to a backend that is gone.
