@@ -39,7 +39,8 @@ pub struct Want {
 }
 
 impl Want {
-    /// For a daemon that starts: of backends that have an entry, what that says of their health is believed.
+    /// For a daemon that starts: of backends that have an entry, what that says of their health is believed. One that takes
+    /// no new flows but is not gone may have been held, or not checked yet: the first check decides.
     ///
     /// Of more ways to clients than the `capacity` of their table, those that it holds are kept, then the shortest
     /// prefixes: most clients are reached, and backends and health are looked after all the same.
@@ -49,8 +50,9 @@ impl Want {
             let id = service.and_then(|service| mirror.backend_id(service.id, key.address, key.port));
             let health = match id.and_then(|id| mirror.tables().backends.get(&id)) {
                 _ if !checked => Health::unchecked(now),
-                Some(entry) => Health::adopted(entry.state & backend_state::DOWN == 0, now),
-                None => Health::unknown(now),
+                Some(entry) if entry.state & backend_state::DOWN == 0 => Health::adopted(true, now),
+                Some(entry) if entry::is_gone(entry) => Health::adopted(false, now),
+                Some(_) | None => Health::unknown(now),
             };
             (key, health)
         });

@@ -301,3 +301,18 @@ fn host_reverse(host: &Host, octet: u8) -> Vec<u32> {
     let tables = host.tables();
     tables.reverse.iter().filter(|(key, _)| key.address == address(octet)).map(|(_, reverse)| reverse.backend).collect()
 }
+
+#[test]
+fn one_that_has_not_been_checked_is_not_gone_after_a_restart() {
+    let health = "health = { interval = \"1s\", timeout = \"1s\" }\nhold = \"0s\"";
+    let mut host = Host::new(&web(&[1, 2, 3], "").replace("health = \"none\"", health));
+    (1..=3).for_each(|octet| host.health(octet, true));
+    let client = (1..5000).find(|client| host.connect(*client) == Some(address(3))).unwrap();
+    host.edit(3, REMOVE).unwrap();
+    host.add(3).unwrap();
+    assert_eq!(host.entry(3).map(|(_, state)| state), Some(DOWN));
+    host.restart();
+    assert_eq!((host.entry(3).map(|(_, state)| state), host.reaches(client, DATA)), (Some(DOWN), Some(address(3))));
+    host.health(3, false);
+    assert_eq!(host.entry(3).map(|(_, state)| state), Some(DOWN | GONE));
+}
