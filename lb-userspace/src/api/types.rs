@@ -180,11 +180,11 @@ pub struct Backend {
 /// The flows of a backend, as far as they are known one by one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BackendFlows {
-    /// Tracked flows that name it.
+    /// Tracked flows that name it; none once they count as gone.
     pub tracked: u64,
     /// Age of the oldest of these, milliseconds; `None` if there is none.
     pub oldest_ms: Option<u64>,
-    /// Whether these are all: no slot has it as base, so that no untracked flow can belong to it.
+    /// Whether these are all: no slot has it as base, so that no untracked flow can belong to it, or they count as gone.
     pub settled: bool,
 }
 

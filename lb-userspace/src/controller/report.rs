@@ -114,7 +114,8 @@ impl Core {
         let backends = self.listed(service).into_iter().map(|backend| {
             let id = self.id(&key, &backend).unwrap_or(NO_BACKEND);
             let own = slots_of.get(&id).copied().unwrap_or(0);
-            let flows = BackendFlows { settled: all_seen && !bases.contains(&id), ..self.flows(id, now) };
+            let all_known = all_seen && !bases.contains(&id);
+            let flows = BackendFlows { settled: all_known || self.are_gone(id), ..self.flows(id, now) };
             Backend { flows, ..self.describe_backend(&key, &backend, id, (own, slots), counters) }
         });
         Service {
@@ -167,8 +168,16 @@ impl Core {
         }
     }
 
-    /// The flows of a backend that the last sweep found.
+    /// Whether the flows of a backend count as gone.
+    fn are_gone(&self, id: u32) -> bool {
+        self.mirror.tables().backends.get(&id).is_some_and(entry::is_gone)
+    }
+
+    /// The flows of a backend that the last sweep found, unless they count as gone.
     fn flows(&self, id: u32, now: Moment) -> BackendFlows {
+        if self.are_gone(id) {
+            return BackendFlows::default();
+        }
         let found = self.sweeper.last().0.backends.get(&id).copied().unwrap_or_default();
         let age = |opened: u32| u64::from(now.seconds().saturating_sub(opened)) * 1000;
         BackendFlows { tracked: found.live, oldest_ms: found.oldest.map(age), settled: false }

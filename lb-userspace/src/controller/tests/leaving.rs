@@ -125,6 +125,8 @@ fn a_backend_that_is_removed_at_once_is_gone() {
     host.edit(3, END).unwrap();
     assert_eq!(host.entry(3), Some((id, GONE | DRAINING | REMOVED)));
     assert_eq!(host.packet(client, DATA), Owner::Gone);
+    let flows = host.shown(3).unwrap().flows;
+    assert!(flows.settled && flows.tracked == 0, "nothing is left to wait for: {flows:?}");
     assert!(host.connect(client).is_some_and(|backend| backend != address(3)));
     host.restart();
     assert_eq!(host.entry(3), Some((id, GONE | DRAINING | REMOVED)));
