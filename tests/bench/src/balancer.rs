@@ -122,6 +122,7 @@ fn tables(entries: &Entries) -> Tables {
     let routes_v4 = entries.routes_v4.iter().map(|(net, hop)| (IpNet::V4(*net), *hop));
     let routes_v6 = entries.routes_v6.iter().map(|(net, hop)| (IpNet::V6(*net), *hop));
     Tables {
+        rings: BTreeMap::new(),
         slots,
         backends: entries.backends.clone(),
         reverse: endpoints(&entries.reverse_v4, &entries.reverse_v6),
