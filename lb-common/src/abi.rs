@@ -412,7 +412,7 @@ pub struct FlowEntry {
     pub tag: u32,
 }
 
-/// A judged entry of an IPv4 flow, on its way to `weir_bury`: deleted if its word is still this one.
+/// A judged entry of an IPv4 flow, on its way to the program `weir_bury_v4`: deleted if its word is still this one.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct BurialV4 {
@@ -432,7 +432,7 @@ pub struct BurialV6 {
     pub word: [u8; 8],
 }
 
-/// Most burials that one run of `weir_bury` does.
+/// Most burials that one run of the programs does.
 pub const BURIALS: usize = 32;
 
 /// What the program saw on a packet's way, in its explaining copy: the one element of an array.

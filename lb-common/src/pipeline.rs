@@ -394,8 +394,11 @@ fn tracked_owner<I: Ip, T: Tables>(
     slot: SlotWord,
     segment: Segment,
 ) -> Owner {
-    let policy =
-        Policy { track_every_flow: service.tracks_every_flow(), reroute: service.flags & service_flags::REROUTE != 0 };
+    let policy = Policy {
+        track_every_flow: service.tracks_every_flow(),
+        reroute: service.flags & service_flags::REROUTE != 0,
+        reset: service.flags & (service_flags::DROP | service_flags::REROUTE) == 0,
+    };
     tracking::owner(&PacketFlow::<I, T> { tables, key, service, slot }, slot, policy, segment)
 }
 
@@ -445,5 +448,9 @@ fn close_from_behind<I: Ip, T: Tables>(
     let hash = slot_hash::<I, T>(tables, &service, packet.destination, &key);
     let Some(slot) = tables.slot(slot_index(&service, hash)).filter(|slot| slot.tracked()) else { return };
     let told = if transport.segment.flags & flow_flags::RESET != 0 { flow_flags::RESET } else { flow_flags::FIN_BACK };
-    tracking::closed_from_behind(&PacketFlow::<I, T> { tables, key: &key, service: &service, slot }, told);
+    tracking::closed_from_behind(
+        &PacketFlow::<I, T> { tables, key: &key, service: &service, slot },
+        reverse.backend,
+        told,
+    );
 }

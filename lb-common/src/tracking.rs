@@ -79,6 +79,8 @@ pub struct Policy {
     pub track_every_flow: bool,
     /// Give flows whose backend is gone another one.
     pub reroute: bool,
+    /// Tell them that it is gone.
+    pub reset: bool,
 }
 
 /// Whose a packet is.
@@ -144,6 +146,7 @@ const ATTEMPTS: u32 = 3;
 #[inline(always)]
 pub fn owner<F: Flow>(flow: &F, slot: SlotWord, policy: Policy, segment: Segment) -> Owner {
     flow.count_event(FlowEvent::LookedUp);
+    let mut seen = None;
     for _ in 0..ATTEMPTS {
         let Some(entry) = flow.find() else { return unknown(flow, slot, policy, segment) };
         let word = entry.word();
@@ -157,19 +160,25 @@ pub fn owner<F: Flow>(flow: &F, slot: SlotWord, policy: Policy, segment: Segment
         if let Some(owner) = known(flow, &entry, word, slot, policy, segment) {
             return owner;
         }
+        seen = Some(word.backend());
     }
-    // Its sender sends it again, when whoever fights over the entry is done.
-    Owner::Refused
+    // Whoever fights over the entry leaves it with its backend, unless that flow is over and this a new one: then its sender
+    // tries again.
+    match seen {
+        Some(backend) if !segment.opens && !flow.is_gone(backend) => Owner::Backend(backend),
+        _ => Owner::Refused,
+    }
 }
 
-/// Takes in that the backend has closed or reset the flow, if that has an entry: `told` is one of [`flow_flags`]. When its
-/// client was last heard stays as it is.
+/// Takes in that `backend` has closed or reset the flow, if that has an entry and is its: `told` is one of [`flow_flags`].
+/// When its client was last heard stays as it is.
 #[inline(always)]
-pub fn closed_from_behind<F: Flow>(flow: &F, told: u8) {
+pub fn closed_from_behind<F: Flow>(flow: &F, backend: u32, told: u8) {
     let Some(entry) = flow.find() else { return };
     let word = entry.word();
     let closed = word.with(told);
-    if entry.tag() == flow.tag() && !word.is_buried() && closed != word && entry.replace(word, closed) {
+    let is_its = entry.tag() == flow.tag() && word.backend() == backend && !word.is_buried();
+    if is_its && closed != word && entry.replace(word, closed) {
         count_change(flow, word, closed);
     }
 }
@@ -199,8 +208,8 @@ fn known<F: Flow>(
     if segment.opens && (word.is_closed() || gone) || gone && policy.reroute {
         return reopen(flow, entry, word, slot, policy, segment);
     }
-    // Who hears that the backend is gone will not speak again: the entry can go soon.
-    let flags = if gone { segment.flags | flow_flags::RESET } else { segment.flags };
+    // Who is told that the backend is gone will not speak again: the entry can go soon.
+    let flags = if gone && policy.reset { segment.flags | flow_flags::RESET } else { segment.flags };
     let heard = heard(word, Segment { flags, ..segment }, flow.now());
     if heard != word {
         if !entry.replace(word, heard) {
@@ -223,19 +232,25 @@ fn unknown<F: Flow>(flow: &F, slot: SlotWord, policy: Policy, segment: Segment) 
             return Owner::Backend(chosen);
         }
         let word = FlowWord::new(chosen, segment.flags, now);
-        if enter(flow, word, now) {
-            flow.count_event(FlowEvent::Opened);
-            return Owner::Backend(chosen);
-        }
-        return no_room(flow, slot);
+        return match enter(flow, word, now) {
+            Ok(()) => {
+                flow.count_event(FlowEvent::Opened);
+                Owner::Backend(chosen)
+            }
+            Err(Some(backend)) => Owner::Backend(backend),
+            Err(None) => no_room(flow, slot),
+        };
     }
     if gone {
         return if base == NO_BACKEND { Owner::Backend(NO_BACKEND) } else { Owner::Gone };
     }
     // A closing flow needs no place of its own any more.
     if slot.current() != base && segment.flags & flow_flags::RESET == 0 {
-        let learnt = enter(flow, FlowWord::new(base, segment.flags, now), now);
-        flow.count_event(if learnt { FlowEvent::Learnt } else { FlowEvent::NotLearnt });
+        match enter(flow, FlowWord::new(base, segment.flags, now), now) {
+            Ok(()) => flow.count_event(FlowEvent::Learnt),
+            Err(Some(backend)) => return Owner::Backend(backend),
+            Err(None) => flow.count_event(FlowEvent::NotLearnt),
+        }
     }
     Owner::Backend(base)
 }
@@ -283,13 +298,19 @@ fn no_room<F: Flow>(flow: &F, slot: SlotWord) -> Owner {
     if flow.is_gone(slot.base()) { Owner::Refused } else { Owner::Backend(slot.base()) }
 }
 
+/// Enters a flow that had no entry. The error is the backend of the entry that another CPU has made of it meanwhile; `None`
+/// if there is no room.
 #[inline(always)]
-fn enter<F: Flow>(flow: &F, word: FlowWord, now: u32) -> bool {
-    let entered = flow.insert(&FlowEntry { word, opened: now, tag: flow.tag() });
-    if entered && !word.is_closed() {
+fn enter<F: Flow>(flow: &F, word: FlowWord, now: u32) -> Result<(), Option<u32>> {
+    if !flow.insert(&FlowEntry { word, opened: now, tag: flow.tag() }) {
+        let Some(entry) = flow.find() else { return Err(None) };
+        let word = entry.word();
+        return Err((entry.tag() == flow.tag() && !word.is_buried()).then_some(word.backend()));
+    }
+    if !word.is_closed() {
         flow.count_live(word.backend(), true);
     }
-    entered
+    Ok(())
 }
 
 /// The word after this packet. One that follows an RST shows that nobody believed it. A SYN may open a new flow at a backend

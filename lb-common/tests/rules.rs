@@ -21,9 +21,9 @@ const ACK: Segment = Segment { opens: false, flags: flow_flags::ESTABLISHED };
 const FIN: Segment = Segment { opens: false, flags: flow_flags::ESTABLISHED | flow_flags::FIN };
 const RST: Segment = Segment { opens: false, flags: flow_flags::ESTABLISHED | flow_flags::RESET };
 
-const PLAIN: Policy = Policy { track_every_flow: false, reroute: false };
-const REROUTE: Policy = Policy { track_every_flow: false, reroute: true };
-const EVERY: Policy = Policy { track_every_flow: true, reroute: false };
+const PLAIN: Policy = Policy { track_every_flow: false, reroute: false, reset: true };
+const REROUTE: Policy = Policy { track_every_flow: false, reroute: true, reset: false };
+const EVERY: Policy = Policy { track_every_flow: true, reroute: false, reset: true };
 
 /// A slot that moves from `BASE` to `CURRENT`.
 const CHANGING: SlotWord = SlotWord::new(CURRENT, BASE, true);
@@ -230,6 +230,8 @@ fn what_flows_of_a_gone_backend_get_is_the_policys_to_say() {
     };
     assert_eq!(known(PLAIN), (Owner::Gone, Some((OTHER, RST.flags, NOW))));
     assert_eq!(known(REROUTE), (Owner::Backend(CURRENT), Some((CURRENT, ACK.flags, NOW))));
+    let drop = Policy { reset: false, ..PLAIN };
+    assert_eq!(known(drop), (Owner::Gone, Some((OTHER, ACK.flags, NOW))), "it was told nothing, and may go on");
     let unknown = |policy| {
         let flow = Alone::new(None, CURRENT).gone(&[BASE]);
         (flow.owner(CHANGING, policy, ACK), flow.word())
@@ -245,7 +247,7 @@ fn an_entry_that_is_another_flows_by_now_is_not_believed() {
     let flow = Alone::new(Some((OTHER, ACK.flags)), CURRENT);
     flow.entry.borrow_mut().as_mut().unwrap().tag = TAG + 1;
     assert_eq!(flow.owner(CHANGING, PLAIN, ACK), Owner::Refused);
-    closed_from_behind(&&flow, flow_flags::FIN_BACK);
+    closed_from_behind(&&flow, OTHER, flow_flags::FIN_BACK);
     assert_eq!(flow.word(), Some((OTHER, ACK.flags, NOW - 60)));
 }
 
@@ -253,11 +255,13 @@ fn an_entry_that_is_another_flows_by_now_is_not_believed() {
 fn a_backend_that_closes_is_noted_without_its_client_having_spoken() {
     for (told, live) in [(flow_flags::FIN_BACK, 0), (flow_flags::RESET, -1)] {
         let flow = Alone::new(Some((OTHER, ACK.flags)), CURRENT);
-        closed_from_behind(&&flow, told);
+        closed_from_behind(&&flow, BASE, told);
+        assert_eq!(flow.word(), Some((OTHER, ACK.flags, NOW - 60)), "another backend has no say");
+        closed_from_behind(&&flow, OTHER, told);
         assert_eq!((flow.word(), flow.live.get()), (Some((OTHER, ACK.flags | told, NOW - 60)), live));
     }
     let flow = Alone::new(None, CURRENT);
-    closed_from_behind(&&flow, flow_flags::FIN_BACK);
+    closed_from_behind(&&flow, OTHER, flow_flags::FIN_BACK);
     assert_eq!(flow.word(), None);
 }
 
@@ -289,6 +293,7 @@ fn entries_end_when_nobody_needs_them() {
         (ESTABLISHED | RESET, CLOSING_QUIET, None, Some(End::Closed)),
         (ESTABLISHED | FIN_BACK, 3600, None, Some(End::Idle)),
         (both | BURIED, CLOSED_QUIET, None, Some(End::Closed)),
+        (ESTABLISHED | BURIED, CLOSED_QUIET, None, Some(End::Closed)),
     ];
     for (flags, quiet, at, after) in cases {
         assert_eq!(end(CHANGING, OTHER, flags, quiet), at, "{flags:#b} after {quiet} s");

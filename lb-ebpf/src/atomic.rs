@@ -1,11 +1,13 @@
 //! Atomic read-modify-write instructions. The kernel has had them since 5.12; Rust's target has no names for them.
 
+#[cfg(target_arch = "bpf")]
 use core::arch::asm;
 
 /// Replaces what `target` points to by `new` if it is `old`. Whether it was. Sequentially consistent.
 ///
 /// # Safety
 /// `target` points to an aligned word of a map value.
+#[cfg(target_arch = "bpf")]
 #[inline(always)]
 pub unsafe fn compare_and_swap(target: *mut u64, old: u64, new: u64) -> bool {
     let found: u64;
@@ -26,6 +28,7 @@ pub unsafe fn compare_and_swap(target: *mut u64, old: u64, new: u64) -> bool {
 ///
 /// # Safety
 /// `target` points to an aligned word of a map value.
+#[cfg(target_arch = "bpf")]
 #[inline(always)]
 pub unsafe fn fetch_add(target: *mut u64, addend: u64) -> u64 {
     let mut value = addend;
@@ -39,4 +42,24 @@ pub unsafe fn fetch_add(target: *mut u64, addend: u64) -> u64 {
         );
     }
     value
+}
+
+// The linter looks at the programs as if they were the host's.
+#[cfg(not(target_arch = "bpf"))]
+pub use host::{compare_and_swap, fetch_add};
+
+#[cfg(not(target_arch = "bpf"))]
+mod host {
+    use core::sync::atomic::{AtomicU64, Ordering};
+
+    pub unsafe fn compare_and_swap(target: *mut u64, old: u64, new: u64) -> bool {
+        // SAFETY: the caller's promise.
+        let target = unsafe { AtomicU64::from_ptr(target) };
+        target.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    pub unsafe fn fetch_add(target: *mut u64, addend: u64) -> u64 {
+        // SAFETY: the caller's promise.
+        unsafe { AtomicU64::from_ptr(target) }.fetch_add(addend, Ordering::SeqCst)
+    }
 }

@@ -3,7 +3,7 @@
 //! Nothing that could live in lb-common is here.
 #![no_std]
 #![no_main]
-#![feature(asm_experimental_arch)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![allow(clippy::inline_always, reason = "in the kernel a call costs registers, stack and verifier precision")]
 #![expect(missing_docs, reason = "the macro that makes the entry points makes functions without")]
 #![expect(clippy::needless_pass_by_value, reason = "the macro calls entry points with a context by value")]

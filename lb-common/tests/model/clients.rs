@@ -127,6 +127,7 @@ impl Model {
         let policy = Policy {
             track_every_flow: self.settings.track_every_flow(),
             reroute: self.settings.on_down == OnDown::Reroute,
+            reset: self.settings.on_down == OnDown::Reset,
         };
         owner(&PacketFlow { model: self, client, slot, opens: segment.opens }, slot, policy, segment)
     }
@@ -190,6 +191,7 @@ impl Model {
     }
 
     fn close_from_behind(&self, client: usize) {
+        let state = self.clients[client].get();
         let told = if self.below(2) == 0 { flow_flags::RESET } else { flow_flags::FIN_BACK };
         let slot = self.slots[Self::slot_of(client)].get();
         self.note(|| format!("client {client}'s backend closes: {told}"));
@@ -199,7 +201,7 @@ impl Model {
             self.update(client, |state| state.closed_behind = true);
         }
         if slot.tracked() {
-            closed_from_behind(&PacketFlow { model: self, client, slot, opens: false }, told);
+            closed_from_behind(&PacketFlow { model: self, client, slot, opens: false }, state.backend, told);
         }
     }
 

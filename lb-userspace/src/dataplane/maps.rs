@@ -224,7 +224,13 @@ impl Maps {
             }),
             Write::Reverse(endpoint, reverse) => self.reverse.insert(endpoint, *reverse),
             Write::RemoveReverse(endpoint) => self.reverse.remove(endpoint),
-            Write::Backend(id, backend) => self.backends.store(*id, backend),
+            Write::Backend(id, backend) => {
+                if self.backends.read(*id)?.mode == abi::mode::NONE {
+                    // Entries that its predecessor left behind were counted off when they were deleted, after it was.
+                    self.flow_counts.set(*id, 0, 0)?;
+                }
+                self.backends.store(*id, backend)
+            }
             Write::ClearBackend(id) => {
                 clear(&mut self.backend_traffic, *id, Traffic::default())?;
                 clear(&mut self.handshake_times, *id, HandshakeTimes::default())?;

@@ -112,11 +112,11 @@ fn a_first_start_that_fails_leaves_nothing() -> Result<()> {
     let host = Host::new("fails")?;
     make_veth()?;
     // Its maps are made and pinned before the program is missed.
-    let name = b"\0weir\0";
+    let name = b"weir\0";
     let mut object = OBJECT.to_vec();
     let found: Vec<usize> = (0..object.len() - name.len()).filter(|&at| object[at..].starts_with(name)).collect();
     for at in found {
-        object[at + 1..][..4].copy_from_slice(b"gone");
+        object[at..][..4].copy_from_slice(b"gone");
     }
     let pins = Pins::of(&host.instance);
     let opened = Kernel::open(object.leak(), &host.node("in0", XdpMode::Native), pins.clone());

@@ -152,6 +152,7 @@ impl Host {
         let policy = Policy {
             track_every_flow: service.tracks_every_flow(),
             reroute: service.flags & service_flags::REROUTE != 0,
+            reset: service.flags & (service_flags::DROP | service_flags::REROUTE) == 0,
         };
         let flow = HostFlow { host: self, key: FlowKey::V4(key), slot };
         tracking::owner(&flow, slot, policy, segment)
