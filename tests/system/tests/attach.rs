@@ -121,7 +121,7 @@ fn a_first_start_that_fails_leaves_nothing() -> Result<()> {
     let pins = Pins::of(&host.instance);
     let opened = Kernel::open(object.leak(), &host.node("in0", XdpMode::Native), pins.clone());
     let error = opened.err().context("an object without the program was opened")?;
-    assert_eq!(error.to_string(), "the object lacks the balancer");
+    assert_eq!(error.to_string(), "the object lacks the program weir");
     assert!(!pins.directory().exists(), "{} stays", pins.directory().display());
     Ok(())
 }
