@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use lb_common::abi::RING_ENTRIES;
+
 use super::field;
 use crate::{
     api::types::word,
@@ -12,8 +14,8 @@ use crate::{
     spec::{Hold, OnDown, Protocol, Scheduler},
 };
 
-/// Most backends among which the packet path itself chooses.
-const MOST_CHOICES: usize = 1024;
+/// Most backends among which the packet path itself chooses: each has an entry of the service's ring.
+const MOST_CHOICES: usize = RING_ENTRIES as usize;
 
 const WEEK: Duration = Duration::from_hours(7 * 24);
 
@@ -87,5 +89,21 @@ fn on_down(on_down: OnDown, protocol: Protocol) -> Result<OnDown, String> {
         Err("expected \"reroute\" or \"drop\", since UDP has no reset, found \"reset\"".to_owned())
     } else {
         Ok(on_down)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_has_room_for_every_backend_that_is_allowed() {
+        let text = "name = 'web'\nvip = '192.0.2.1'\nport = 80\nprotocol = 'tcp'\nmode = 'l2'\n[[backend]]\naddress = '10.0.0.1'";
+        let mut service: raw::Service = toml::from_str(text).unwrap();
+        service.scheduler = Scheduler::Random;
+        service.backends = vec![service.backends[0].clone(); RING_ENTRIES as usize];
+        assert_eq!(scheduler(&service), Ok(Scheduler::Random));
+        service.backends.push(service.backends[0].clone());
+        assert!(scheduler(&service).is_err_and(|problem| problem.contains("at most 1024 backends")));
     }
 }
