@@ -311,7 +311,7 @@ impl Dataplane for Kernel {
 
     fn write(&mut self, writes: &[Write]) -> anyhow::Result<()> {
         for write in writes {
-            self.maps.write(write).with_context(|| format!("cannot write to the kernel's tables: {write:?}"))?;
+            self.maps.write(write).with_context(|| format!("cannot write to the kernel's tables: {write}"))?;
         }
         Ok(())
     }

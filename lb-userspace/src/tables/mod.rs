@@ -9,6 +9,7 @@ pub mod fake;
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -98,6 +99,20 @@ pub enum Write {
     ClearBackend(u32),
     /// Empties a device's entry and the device map's.
     ClearEgress(u16),
+}
+
+/// For messages: of words and ring entries, which may be millions, only how many there are.
+impl fmt::Display for Write {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Slots { first, words } => {
+                let from = words.first().map_or(*first, |(offset, _)| first + offset);
+                write!(f, "{} slots from {from}", words.len())
+            }
+            Self::Ring(service, backends) => write!(f, "{} entries of the ring of service {service}", backends.len()),
+            other => write!(f, "{other:?}"),
+        }
+    }
 }
 
 /// How many entries the kernel's maps must have for the configured sizes.
@@ -329,6 +344,14 @@ impl Capacity {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn large_writes_are_told_in_few_words() {
+        let words = (500..100_000).map(|offset| (offset, SlotWord::steady(7))).collect();
+        assert_eq!(Write::Slots { first: 1000, words }.to_string(), "99500 slots from 1500");
+        assert_eq!(Write::Ring(3, vec![7; 1024]).to_string(), "1024 entries of the ring of service 3");
+        assert_eq!(Write::ClearBackend(9).to_string(), "ClearBackend(9)");
+    }
 
     #[test]
     fn endpoint_keys_are_in_network_order_and_come_back() {
