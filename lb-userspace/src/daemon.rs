@@ -1,6 +1,7 @@
 //! `weir run`: puts the parts together and ends them in order.
 
 use std::{
+    io,
     panic::{self, AssertUnwindSafe},
     path::Path,
     sync::Arc,
@@ -165,10 +166,19 @@ async fn serve(start: Start, origin: Origin) -> anyhow::Result<Option<Next>> {
         }
     }
     drop(stop);
-    while let Some(served) = servers.join_next().await {
-        served??;
-    }
+    end(servers, next.is_some()).await?;
     Ok(next)
+}
+
+/// Waits for the servers to end. If another binary is due, it is to go on whatever became of them.
+async fn end(mut servers: JoinSet<io::Result<()>>, handing_over: bool) -> anyhow::Result<()> {
+    while let Some(served) = servers.join_next().await {
+        match served.map_err(anyhow::Error::from).and_then(|served| Ok(served?)) {
+            Err(failure) if handing_over => error!("a server of the API or of metrics failed: {failure:#}"),
+            result => result?,
+        }
+    }
+    Ok(())
 }
 
 /// Loads and attaches the data plane, and has the controller make its tables right.
@@ -210,4 +220,21 @@ fn tell_memory(kernel: &Kernel) {
 /// Ready when the sender is dropped.
 async fn closed(mut stopped: watch::Receiver<()>) {
     while stopped.changed().await.is_ok() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_fails_does_not_stop_an_upgrade() {
+        let servers = || {
+            let mut servers = JoinSet::new();
+            servers.spawn(async { Err(io::Error::other("the listener is gone")) });
+            servers.spawn(async { Ok(()) });
+            servers
+        };
+        end(servers(), true).await.unwrap();
+        assert!(end(servers(), false).await.unwrap_err().to_string().contains("the listener is gone"));
+    }
 }
