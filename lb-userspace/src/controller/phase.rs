@@ -45,7 +45,9 @@ pub fn of(service: &Service, backend: &Backend, health: Option<&Health>, old: u8
         phase.state |= DOWN;
     }
     if let Some(health) = health.filter(|health| health.state == State::Down) {
-        if old & (GONE | REMOVED) == GONE {
+        // What a deadline ended may have been held still: its flows are its own again once it drains no longer.
+        let undrained = old & DRAINING != 0 && !backend.draining;
+        if old & (GONE | REMOVED) == GONE && !undrained {
             phase.state |= GONE;
         } else if let Hold::For(hold) = service.hold {
             // Of a clock that was set back, the time that has passed is not known: it counts as none.
@@ -145,6 +147,19 @@ mod tests {
         assert_eq!(phase(&ten, &up, 0, 29), (DRAINING, Some(30)));
         assert_eq!(phase(&ten, &up, DRAINING, 30), (DRAINING | GONE, None));
         assert_eq!(phase(&ten, &down_since(25), 0, 28), (DOWN | DRAINING, Some(30)), "the sooner of two");
+    }
+
+    #[test]
+    fn one_that_drains_no_longer_is_held_as_any_other() {
+        let mut ten = service(Hold::For(Duration::from_secs(10)));
+        ten.backends[0].draining = true;
+        ten.backends[0].drain_deadline = Some(at(6));
+        assert_eq!(phase(&ten, &down_since(5), DOWN | DRAINING, 6).0, DOWN | DRAINING | GONE);
+        ten.backends[0].drain_deadline = None;
+        assert_eq!(phase(&ten, &down_since(7), DOWN | DRAINING | GONE, 7).0, DOWN | DRAINING | GONE, "after a restart");
+        ten.backends[0].draining = false;
+        assert_eq!(phase(&ten, &down_since(5), DOWN | DRAINING | GONE, 7), (DOWN, Some(15)));
+        assert_eq!(phase(&ten, &down_since(5), DOWN | DRAINING | GONE, 15), (DOWN | GONE, None));
     }
 
     #[test]
