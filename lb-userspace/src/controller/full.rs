@@ -30,8 +30,8 @@ pub enum Full {
     },
     /// Every backend has its id, and there are no more.
     #[error(
-        "the table of backends is full ({capacity} backends); remove some first, or start anew after `weir detach` \
-         with a larger node.tables.backends"
+        "the table of backends is full ({capacity} backends, and those that were removed count until they have left); \
+         remove some and wait until they have left, or start anew after `weir detach` with a larger node.tables.backends"
     )]
     Backends {
         /// Backends that there are ids for.

@@ -138,6 +138,21 @@ fn what_does_not_fit_is_an_error() {
 }
 
 #[test]
+fn a_removed_backend_takes_room_until_it_has_left() {
+    let mut world = World::new(&service("web", 80, "l2", &[1, 2]));
+    world.capacity.backend_ids = 3;
+    let mut with = |backends: &[u8]| {
+        let next = spec(&service("web", 80, "l2", backends));
+        world.want = world.want.with(next, &world.mirror, &network(0..=100), SystemTime::now());
+        world.plan(Scope::Everything).map(drop)
+    };
+    assert_eq!(with(&[1]), Ok(()));
+    let full = with(&[1, 3]).unwrap_err();
+    assert_eq!(full, Full::Backends { capacity: 2 });
+    assert!(full.to_string().contains("those that were removed count until they have left"), "{full}");
+}
+
+#[test]
 fn a_neighbour_asked_again_keeps_its_flows_and_one_that_does_not_answer_loses_them() {
     let mut world = World::new(&service("web", 80, "l2", &[1, 2]));
     let mut view = network(0..=100);
