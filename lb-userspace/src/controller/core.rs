@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
+use lb_common::abi::service_flags;
 use tracing::{error, info, warn};
 
 use super::{
@@ -94,7 +95,7 @@ impl Core {
             reconfigured: true,
             over: false,
         };
-        core.tell_kept_slots();
+        core.tell_kept();
         core.reconcile(Scope::Everything, now)?;
         if start.outdated {
             core.store.forget()?;
@@ -376,14 +377,25 @@ impl Core {
         warnings
     }
 
-    /// Services that are being served keep their slots whatever the configuration says.
-    fn tell_kept_slots(&self) {
+    /// Services that are being served keep their slots, and what they hash by, whatever the configuration says.
+    fn tell_kept(&self) {
         for (key, service) in self.want.services() {
-            if let Some(old) = self.mirror.tables().services.get(&key).filter(|old| old.slot_count != service.slots) {
+            let Some(old) = self.mirror.tables().services.get(&key) else { continue };
+            if old.slot_count != service.slots {
                 warn!(
                     "service {} keeps its {} slots, because other numbers would move its flows; {} as configured takes \
                      effect when the service is removed and added again",
                     service.name, old.slot_count, service.slots
+                );
+            }
+            let configured = entry::service(service, old.id, old.first_slot, old.slot_count);
+            if entry::hashing_as_before(configured, old) != configured {
+                let by_source = old.flags & service_flags::HASH_SOURCE != 0;
+                let hashed = if by_source { "clients' addresses" } else { "addresses and ports" };
+                warn!(
+                    "service {} keeps hashing by {hashed}, because anything else would move its flows; its scheduler takes \
+                     full effect when the service is removed and added again",
+                    service.name
                 );
             }
         }

@@ -142,7 +142,7 @@ impl<'a> Desired<'a> {
     /// Adds one service: its entry, its slots, its backends and their ways back.
     fn service(&mut self, key: &Endpoint, service: &spec::Service) -> Result<(), Full> {
         let entry = if let Some(old) = self.mirror.tables().services.get(key) {
-            entry::service(service, old.id, old.first_slot, old.slot_count)
+            entry::hashing_as_before(entry::service(service, old.id, old.first_slot, old.slot_count), old)
         } else {
             let first_slot = self.ids.range(&service.name, service.slots)?;
             entry::service(service, self.ids.service()?, first_slot, service.slots)

@@ -127,6 +127,14 @@ pub fn address(backend: &abi::Backend) -> IpAddr {
     if backend.family == family::V4 { Ipv4Addr::new(a, b, c, d).into() } else { Ipv6Addr::from(backend.address).into() }
 }
 
+/// A configured service's entry `new`, where the service has the entry `old`: it goes on to hash by what it hashed by,
+/// because its flows would all be looked for in other slots.
+#[must_use]
+pub const fn hashing_as_before(new: abi::Service, old: &abi::Service) -> abi::Service {
+    let flags = new.flags & !service_flags::HASH_SOURCE | old.flags & service_flags::HASH_SOURCE;
+    abi::Service { flags, ..new }
+}
+
 /// The key of the way back from a backend of the service `service`.
 #[must_use]
 pub fn reverse_key(service: &Endpoint, backend: &abi::Backend) -> Endpoint {

@@ -124,6 +124,24 @@ fn a_configured_slot_count_waits_for_the_service_to_be_new() {
 }
 
 #[test]
+fn a_service_that_lives_hashes_as_before_whatever_its_scheduler() {
+    let with = |scheduler: &str| {
+        service("web", 80, "l2", &[1, 2]).replace("health =", &format!("scheduler = \"{scheduler}\"\nhealth ="))
+    };
+    let by_source = |world: &World| world.service(80).flags & abi::service_flags::HASH_SOURCE != 0;
+    for (before, after) in [("maglev", "source"), ("source", "maglev"), ("source", "random")] {
+        let mut world = World::new(&with(before));
+        let hashed = by_source(&world);
+        assert_eq!(hashed, before == "source");
+        world.configure(&with(after));
+        assert_eq!(by_source(&world), hashed, "{before} becomes {after}");
+        world.configure("");
+        world.configure(&with(after));
+        assert_eq!(by_source(&world), after == "source", "{after} is added again");
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_an_error() {
     let mut world = World::new(&service("web", 80, "l2", &[1, 2]));
     world.capacity.slots = 5000;
