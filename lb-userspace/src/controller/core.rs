@@ -25,6 +25,7 @@ use super::{
     sweeper::Sweeper,
     sweeps::first_sweep,
     want::{Want, adopted_weights, backend_key},
+    ways_back::taken,
     weights::Weights,
 };
 use crate::{
@@ -116,6 +117,9 @@ impl Core {
         let inputs = next.inputs(&self.capacity, self.dataplane.seed(), &weights, &remains, now.wall);
         let plan = plan(&self.mirror, &inputs, Scope::Services(&affected))
             .map_err(|full| ControlError::Conflict(full.to_string()))?;
+        if let Some(taken) = taken(&self.mirror, &next, &plan.writes).first() {
+            return Err(ControlError::Conflict(taken.to_string()));
+        }
         // Saved first: were it written first, a power failure in between would undo what was done.
         self.store.save(&next.spec).map_err(refused)?;
         if let Err(error) = self.write(&plan.writes, now) {
@@ -274,6 +278,9 @@ impl Core {
         let (weights, remains) = (&self.weights, &self.sweeper.remains);
         let inputs = self.want.inputs(&self.capacity, self.dataplane.seed(), weights, remains, now.wall);
         let plan = plan(&self.mirror, &inputs, scope)?;
+        for taken in taken(&self.mirror, &self.want, &plan.writes) {
+            warn!("the configuration has another backend there already: {taken}");
+        }
         self.write(&plan.writes, now)?;
         self.take_in(affected, &plan);
         Ok(())

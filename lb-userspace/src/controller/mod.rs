@@ -32,6 +32,7 @@ mod standing;
 mod sweeper;
 mod sweeps;
 mod want;
+mod ways_back;
 mod weights;
 
 pub use actor::{Controller, Handle, Network};

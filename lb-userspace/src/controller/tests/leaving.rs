@@ -11,7 +11,10 @@ use super::{
     *,
 };
 use crate::{
-    api::types::{BackendState, NextHop},
+    api::{
+        control::ControlError,
+        types::{BackendState, NextHop},
+    },
     config::raw,
     controller::edit::{BackendEdit, Edit},
     flows::FlowKey,
@@ -297,6 +300,51 @@ fn replies_of_one_that_leaves_find_their_way_back_unless_another_needs_it() {
     assert_eq!(host_reverse(&host, 2).len(), 1);
     sweeps_until_gone(&mut host, 2);
     assert!(host_reverse(&host, 2).is_empty());
+}
+
+/// [`Host::edit`], for the service at port 81.
+fn add_to_more(host: &mut Host, address: &str, port: Option<u16>) -> Result<(), ControlError> {
+    let port = port.map(i64::from);
+    let backend =
+        raw::Backend { name: None, address: address.into(), port, weight: 1, draining: false, drain_until: None };
+    host.core.edit(&Edit::AddBackend("more".into(), backend), host.now).map(drop)
+}
+
+#[test]
+fn the_way_back_of_one_that_leaves_is_not_given_to_another_service() {
+    let text = service("web", 80, "nat", &[1, 2]) + &service("more", 81, "nat", &[4]);
+    let mut host = Host::new(&text);
+    let before = host_reverse(&host, 2);
+    host.edit(2, REMOVE).unwrap();
+    add_to_more(&mut host, "198.51.100.2", Some(8080)).expect("another port is free");
+    let tables = host.tables();
+    let Err(ControlError::Conflict(why)) = add_to_more(&mut host, "198.51.100.2", Some(80)) else {
+        panic!("no conflict")
+    };
+    assert!(why.contains("`weir backend remove --now web 198.51.100.2`"), "{why}");
+    assert_eq!(host.tables(), tables, "nothing was changed");
+    assert!(host_reverse(&host, 2).contains(&before[0]));
+    host.edit_named("198.51.100.2", END).unwrap();
+    add_to_more(&mut host, "198.51.100.2", Some(80)).unwrap();
+    assert!(!host_reverse(&host, 2).contains(&before[0]));
+    assert_eq!(host_reverse(&host, 2).len(), 2);
+    host.sweep();
+    assert_eq!(host_reverse(&host, 2).len(), 2, "who has left takes nothing along");
+}
+
+#[test]
+fn a_way_back_of_every_port_is_one_of_each() {
+    let any = service("web", 80, "nat", &[1, 2]).replace("port = 80", "port = \"any\"");
+    let mut host = Host::new(&(any + &service("more", 81, "nat", &[4])));
+    host.edit(2, REMOVE).unwrap();
+    assert!(matches!(add_to_more(&mut host, "198.51.100.2", None), Err(ControlError::Conflict(_))));
+    let mut host = Host::new(&(service("web", 80, "nat", &[1, 2]) + &service("more", 81, "nat", &[4])));
+    host.edit(2, REMOVE).unwrap();
+    host.add(2).expect("its own service can have it back");
+    host.edit(2, REMOVE).unwrap();
+    // A file is as it is: the way back goes to who is configured.
+    host.restart_with(&(service("web", 80, "nat", &[1]) + &service("more", 81, "nat", &[4, 2]) + "port = 80\n"));
+    assert_eq!(host.tables().reverse.values().filter(|reverse| reverse.service == 2).count(), 2);
 }
 
 fn host_reverse(host: &Host, octet: u8) -> Vec<u32> {

@@ -11,7 +11,11 @@ use super::{
     *,
 };
 use crate::{
-    controller::{desired::Scope, full::Full},
+    controller::{
+        desired::Scope,
+        full::Full,
+        ways_back::{Taken, taken},
+    },
     health::State,
     tables::{Endpoint, Write, fake::Kernel},
 };
@@ -168,6 +172,21 @@ fn a_removed_backend_takes_room_until_it_has_left() {
     let full = with(&[1, 3]).unwrap_err();
     assert_eq!(full, Full::Backends { capacity: 2 });
     assert!(full.to_string().contains("those that were removed count until they have left"), "{full}");
+}
+
+#[test]
+fn a_way_back_that_moves_with_the_file_is_told_of() {
+    let with = |web: &[u8], more: &str| service("web", 80, "nat", web) + more;
+    let more = service("more", 81, "nat", &[2]) + "port = 80\n";
+    let mut world = World::new(&with(&[1, 2], ""));
+    let taken_by = |world: &mut World, services: &str| {
+        world.want = world.want.with(spec(services), &world.mirror, &network(0..=100), SystemTime::now());
+        taken(&world.mirror, &world.want, &world.plan(Scope::Everything).unwrap().writes)
+    };
+    let lost = Taken { service: "web".into(), backend: "198.51.100.2".into() };
+    assert_eq!(taken_by(&mut world, &with(&[1], &more)), [lost]);
+    assert_eq!(taken_by(&mut world, &with(&[1], &more.replace("port = 80\n", ""))), [], "another port");
+    assert_eq!(taken_by(&mut world, &more), [], "a removed service goes at once");
 }
 
 #[test]
