@@ -1,7 +1,7 @@
 //! The flow of a packet, as the tracking rules see it.
 
 use crate::{
-    abi::{FlowEntry, Service, SlotWord, backend_state, mode},
+    abi::{FlowEntry, Service, SlotWord, backend_state, mode, service_flags},
     ip::Ip,
     pipeline::{Step, Tables},
     schedule,
@@ -10,19 +10,30 @@ use crate::{
 
 /// The flow `key` of `service` in `slot`.
 pub(crate) struct PacketFlow<'a, I: Ip, T> {
-    pub tables: &'a T,
-    pub key: &'a I::FlowKey,
-    pub service: &'a Service,
-    pub slot: SlotWord,
+    tables: &'a T,
+    key: &'a I::FlowKey,
+    service: &'a Service,
+    slot: SlotWord,
+    tag: u32,
+}
+
+impl<'a, I: Ip, T: Tables> PacketFlow<'a, I, T> {
+    /// With the hash that chose the slot: it tells flows apart too, unless it is of the source address alone.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "half of the hash tells flows apart well enough")]
+    pub fn new(tables: &'a T, key: &'a I::FlowKey, service: &'a Service, slot: SlotWord, hash: u64) -> Self {
+        let of_source = service.flags & service_flags::HASH_SOURCE != 0;
+        let tag = if of_source { I::flow_hash(tables.seed(), key) } else { hash } as u32;
+        Self { tables, key, service, slot, tag }
+    }
 }
 
 impl<'a, I: Ip, T: Tables> Flow for PacketFlow<'a, I, T> {
     type Entry = T::Entry<'a>;
 
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "half of the hash tells flows apart well enough")]
     fn tag(&self) -> u32 {
-        I::flow_hash(self.tables.seed(), self.key) as u32
+        self.tag
     }
 
     #[inline(always)]

@@ -320,11 +320,10 @@ fn forward<I: Ip, F: Frame, T: Tables>(
     let slot = tables.slot(index).ok_or(Reason::Inconsistent)?;
     tables.note(Step::Slot { service: service.id, index, word: slot });
     let id = if slot.tracked() {
-        match tracked_owner::<I, T>(tables, &key, &service, slot, transport.segment) {
+        let flow = PacketFlow::<I, T>::new(tables, &key, &service, slot, hash);
+        match tracking::owner(&flow, slot, Policy::of(&service), transport.segment) {
             Owner::Backend(id) => id,
-            Owner::Gone if service.flags & (service_flags::DROP | service_flags::REROUTE) == 0 => {
-                return reset::answer::<I, F>(frame, packet);
-            }
+            Owner::Gone if service.resets() => return reset::answer::<I, F>(frame, packet),
             Owner::Gone => return Err(Reason::BackendGone),
             Owner::Refused => return Err(Reason::FlowTableFull),
         }
@@ -385,23 +384,6 @@ fn slot_index(service: &Service, hash: u64) -> u32 {
     service.first_slot.wrapping_add(hash::slot_of(hash, service.slot_count))
 }
 
-/// Whose a packet of a tracked slot is.
-#[inline(always)]
-fn tracked_owner<I: Ip, T: Tables>(
-    tables: &T,
-    key: &I::FlowKey,
-    service: &Service,
-    slot: SlotWord,
-    segment: Segment,
-) -> Owner {
-    let policy = Policy {
-        track_every_flow: service.tracks_every_flow(),
-        reroute: service.flags & service_flags::REROUTE != 0,
-        reset: service.flags & (service_flags::DROP | service_flags::REROUTE) == 0,
-    };
-    tracking::owner(&PacketFlow::<I, T> { tables, key, service, slot }, slot, policy, segment)
-}
-
 /// A NAT backend's packet on its way to the client. An error is a drop.
 #[inline(always)]
 fn reply<I: Ip, F: Frame, T: Tables>(
@@ -448,9 +430,6 @@ fn close_from_behind<I: Ip, T: Tables>(
     let hash = slot_hash::<I, T>(tables, &service, packet.destination, &key);
     let Some(slot) = tables.slot(slot_index(&service, hash)).filter(|slot| slot.tracked()) else { return };
     let told = if transport.segment.flags & flow_flags::RESET != 0 { flow_flags::RESET } else { flow_flags::FIN_BACK };
-    tracking::closed_from_behind(
-        &PacketFlow::<I, T> { tables, key: &key, service: &service, slot },
-        reverse.backend,
-        told,
-    );
+    let flow = PacketFlow::<I, T>::new(tables, &key, &service, slot, hash);
+    tracking::closed_from_behind(&flow, reverse.backend, told);
 }

@@ -24,7 +24,7 @@
 //! Beamer (Olteanu et al., NSDI 2018) and JET (Horowicz et al., `CoNEXT` 2021) track only flows at risk too; here what a
 //! change puts at risk is told by one bit of the slot, and nothing is looked up where it is clear.
 
-use crate::abi::{FlowEntry, FlowWord, NO_BACKEND, SlotWord, flow_flags};
+use crate::abi::{FlowEntry, FlowWord, NO_BACKEND, Service, SlotWord, flow_flags, service_flags};
 
 /// The flow that a packet belongs to: its place in the flow table, and what the rules need to know besides.
 pub trait Flow {
@@ -81,6 +81,19 @@ pub struct Policy {
     pub reroute: bool,
     /// Tell them that it is gone.
     pub reset: bool,
+}
+
+impl Policy {
+    /// That of `service`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of(service: &Service) -> Self {
+        Self {
+            track_every_flow: service.tracks_every_flow(),
+            reroute: service.flags & service_flags::REROUTE != 0,
+            reset: service.resets(),
+        }
+    }
 }
 
 /// Whose a packet is.

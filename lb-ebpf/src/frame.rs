@@ -96,6 +96,7 @@ impl Frame for XdpFrame<'_> {
         }
         self.move_head(i32::from(bytes))
     }
+
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "frames are shorter than 2^31 bytes")]
     fn truncate(&mut self, bytes: u8) -> Result<(), NoRoom> {

@@ -34,8 +34,8 @@ static LOADED_SETTINGS: Settings = Settings {
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
-// Values of hash maps without preallocation are freed after a grace period, so a value that is removed while a packet
-// reads it stays what it was.
+// Values are copied as soon as they are found: the kernel keeps their memory for as long as a packet may look at it, but
+// since 6.1 it may give the place of a deleted one to another key at once.
 #[map]
 static SERVICES_V4: HashMap<EndpointV4, Service> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 #[map]
@@ -199,13 +199,13 @@ impl Tables for KernelTables<'_> {
 
     #[inline(always)]
     fn service_v4(&self, key: &EndpointV4) -> Option<Service> {
-        // SAFETY: see the map: values outlive the packet.
+        // SAFETY: see the map: the memory outlives the packet, and the value is copied at once.
         unsafe { SERVICES_V4.get(key) }.copied()
     }
 
     #[inline(always)]
     fn service_v6(&self, key: &EndpointV6) -> Option<Service> {
-        // SAFETY: see the map: values outlive the packet.
+        // SAFETY: see the map: the memory outlives the packet, and the value is copied at once.
         unsafe { SERVICES_V6.get(key) }.copied()
     }
 
@@ -326,13 +326,13 @@ impl Tables for KernelTables<'_> {
 
     #[inline(always)]
     fn reverse_v4(&self, key: &EndpointV4) -> Option<Reverse> {
-        // SAFETY: see the map: values outlive the packet.
+        // SAFETY: see the map: the memory outlives the packet, and the value is copied at once.
         unsafe { REVERSE_V4.get(key) }.copied()
     }
 
     #[inline(always)]
     fn reverse_v6(&self, key: &EndpointV6) -> Option<Reverse> {
-        // SAFETY: see the map: values outlive the packet.
+        // SAFETY: see the map: the memory outlives the packet, and the value is copied at once.
         unsafe { REVERSE_V6.get(key) }.copied()
     }
 
@@ -380,6 +380,7 @@ impl Tables for KernelTables<'_> {
         with_traffic(&SERVICE_TRAFFIC, service, count);
         with_traffic(&BACKEND_TRAFFIC, backend, count);
     }
+
     #[inline(always)]
     fn note(&self, step: Step) {
         if explaining() {

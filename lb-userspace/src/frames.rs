@@ -1,4 +1,4 @@
-//! Packets for the program to be asked about.
+//! Packets for the program to be asked about, and the words for what it does with them.
 
 use std::net::SocketAddr;
 
@@ -10,6 +10,29 @@ const SOURCE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const DESTINATION_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const TTL: u8 = 64;
 const WINDOW: u16 = 65_535;
+
+/// `enum xdp_action` in linux/bpf.h.
+pub mod xdp {
+    /// The packet is dropped.
+    pub const DROP: u32 = 1;
+    /// It goes on to the kernel.
+    pub const PASS: u32 = 2;
+    /// It leaves by the interface that it came in by.
+    pub const TX: u32 = 3;
+    /// It leaves by another interface.
+    pub const REDIRECT: u32 = 4;
+}
+
+/// The word for an XDP action: `pass`, `drop`, `transmit` or `redirect`; `None` for others, which Weir's programs have not.
+pub const fn action_name(action: u32) -> Option<&'static str> {
+    match action {
+        xdp::DROP => Some("drop"),
+        xdp::PASS => Some("pass"),
+        xdp::TX => Some("transmit"),
+        xdp::REDIRECT => Some("redirect"),
+        _ => None,
+    }
+}
 
 /// What a packet carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -216,7 +216,7 @@ impl Control for Handle {
     }
 
     async fn explain(&self, flow: Flow) -> Result<Explanation, ControlError> {
-        self.ask(move |core| core.explain(&flow)).await
+        self.ask(move |core| core.explain(&flow, Moment::now())).await
     }
 
     async fn detach(&self) -> Result<Detached, ControlError> {

@@ -115,9 +115,15 @@ pub fn identity(backend: &abi::Backend) -> (u32, IpAddr, u16) {
 #[must_use]
 pub fn leaving(entry: &abi::Backend) -> spec::Backend {
     let (_, address, port) = identity(entry);
-    let port = NonZeroU16::new(port);
-    let name = port.map_or_else(|| address.to_string(), |port| SocketAddr::new(address, port.get()).to_string());
+    let (name, port) = (place(entry), NonZeroU16::new(port));
     spec::Backend { name, address, port, weight: 0, draining: true, drain_deadline: None }
+}
+
+/// Where a backend is: its address, with the port that it has of its own.
+#[must_use]
+pub fn place(entry: &abi::Backend) -> String {
+    let (_, address, port) = identity(entry);
+    if port == 0 { address.to_string() } else { SocketAddr::new(address, port).to_string() }
 }
 
 /// The address of a backend.

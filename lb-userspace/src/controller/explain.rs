@@ -1,26 +1,24 @@
 //! What becomes of a flow's packets, asked of the kernel and told in the configuration's names.
 
-use std::net::SocketAddr;
-
 use lb_common::{
     abi::{self, FlowWord, NO_BACKEND, SlotWord, explained, flow_flags},
     reason::Reason,
 };
 
-use super::{core::Core, entry};
+use super::{clock::Moment, core::Core, entry};
 use crate::{
     api::{
         control::ControlError,
         explain::{ExplainedBackend, ExplainedEntry, ExplainedPacket, ExplainedSlot, Explanation, Flow, PacketKind},
     },
-    frames::{self, Kind},
+    frames::{self, Kind, action_name},
     spec::Protocol,
     tables::Explained,
 };
 
 impl Core {
     /// What the loaded program does with packets of `flow`. Nothing that real traffic sees changes by it.
-    pub fn explain(&mut self, flow: &Flow) -> Result<Explanation, ControlError> {
+    pub fn explain(&mut self, flow: &Flow, now: Moment) -> Result<Explanation, ControlError> {
         let Flow { source, destination, protocol } = *flow;
         if source.is_ipv4() != destination.is_ipv4() {
             let problem = format!("source {source} and destination {destination} are of different address families");
@@ -32,13 +30,12 @@ impl Core {
             Protocol::Tcp => &[Kind::Syn, Kind::Ack],
             Protocol::Udp => &[Kind::Datagram],
         };
-        let now = monotonic_seconds();
         let mut packets = Vec::new();
         for &kind in kinds {
             let asked = frames::frame(source, destination, kind, b"explain")
                 .and_then(|frame| self.dataplane.explain(&frame, attached.index));
             let found = asked.map_err(|error| ControlError::Dataplane(format!("{error:#}")))?;
-            packets.push(self.told(kind, &found, now));
+            packets.push(self.told(kind, &found, now.seconds()));
         }
         Ok(Explanation { source, destination, protocol, interface: attached.interface, packets })
     }
@@ -64,7 +61,7 @@ impl Core {
             replaces: seen(explained::REPLACED),
             is_reply: seen(explained::REPLY),
             backend: backend.and_then(|id| self.backend(id)),
-            action: action(found.action).to_owned(),
+            action: action_name(found.action).unwrap_or("abort").to_owned(),
             reason: reason.map_or_else(String::new, |reason| reason.name().to_owned()),
             meaning: reason.map_or_else(String::new, |reason| reason.meaning().to_owned()),
         }
@@ -101,10 +98,8 @@ impl Core {
 
     fn backend(&self, id: u32) -> Option<ExplainedBackend> {
         let entry = self.mirror.tables().backends.get(&id)?;
-        let (_, address, port) = entry::identity(entry);
-        let place = if port == 0 { address.to_string() } else { SocketAddr::new(address, port).to_string() };
-        let next_hop = self.next_hop(id, address);
-        Some(ExplainedBackend { name: self.backend_name(id)?, id, address: place, next_hop })
+        let next_hop = self.next_hop(id, entry::address(entry));
+        Some(ExplainedBackend { name: self.backend_name(id)?, id, address: entry::place(entry), next_hop })
     }
 
     fn service_name(&self, id: u32) -> Option<String> {
@@ -115,15 +110,15 @@ impl Core {
 
     /// A backend's name; one that is no longer in the configuration has its address for one.
     fn backend_name(&self, id: u32) -> Option<String> {
-        let (service, address, port) = entry::identity(self.mirror.tables().backends.get(&id)?);
+        let backend = self.mirror.tables().backends.get(&id)?;
+        let (service, address, port) = entry::identity(backend);
         let services = &self.mirror.tables().services;
         let key = services.iter().find(|(key, entry)| entry.id == service && !key.is_vip_marker()).map(|(key, _)| key);
         let wanted = self.want.services();
         let backends = key.and_then(|key| wanted.get(key)).map(|service| service.backends.as_slice());
         let known = backends.unwrap_or_default().iter();
         let named = known.clone().find(|b| b.address == address && entry::own_port(b) == port);
-        let place = || if port == 0 { address.to_string() } else { SocketAddr::new(address, port).to_string() };
-        Some(named.map_or_else(place, |backend| backend.name.clone()))
+        Some(named.map_or_else(|| entry::place(backend), |named| named.name.clone()))
     }
 }
 
@@ -159,21 +154,4 @@ fn why(kind: Kind, steps: &abi::Explanation) -> String {
         "the flow has no entry, so it is the base's"
     };
     text.to_owned()
-}
-
-/// The XDP action (`enum xdp_action` in linux/bpf.h) in words.
-const fn action(action: u32) -> &'static str {
-    match action {
-        1 => "drop",
-        2 => "pass",
-        3 => "transmit",
-        4 => "redirect",
-        _ => "abort",
-    }
-}
-
-/// The clock that the flow table has.
-fn monotonic_seconds() -> u32 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    u32::try_from(now.tv_sec).unwrap_or(u32::MAX)
 }

@@ -7,7 +7,8 @@
 //! - `sweeper` with `remains`: when the flow tables are swept, and what follows from what was found. Pure.
 //! - `mirror`: the tables as last read and written.
 //! - `want`: configuration, health and network in step with one another; `edit`: what commands do to a configuration.
-//! - `core`: the state and what each input does to it; `sweeps`: what time does to it; `standing`, `report`: what operators see of it.
+//! - `core`: the state and what each input does to it; `sweeps`: what time does to it.
+//! - `standing`, `report`, `explain`: what operators see of it; `full`, `ways_back`: what they are refused, and why.
 //! - `saved`: runtime changes on disk, and what a daemon starts from.
 //! - `actor`: the task that owns it all. [`Controller::start`] is where a daemon begins.
 

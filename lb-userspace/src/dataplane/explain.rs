@@ -7,10 +7,7 @@ use bytemuck::Zeroable as _;
 use lb_common::abi;
 
 use super::{
-    PROGRAM, Wire, explain_load, explain_program,
-    maps::{self, take},
-    pins::Pins,
-    program, run_once,
+    PROGRAM, Residence, Wire, explain_load, explain_program, maps::take, pins::Pins, prepare, program, run_once,
 };
 use crate::tables::{Capacity, Explained};
 
@@ -31,13 +28,8 @@ impl Explainer {
     ) -> anyhow::Result<Self> {
         let (settings, explaining) = (Wire(settings), 1_u32);
         let mut loader = EbpfLoader::new();
-        loader.override_global("LOADED_SETTINGS", &settings, true).override_global("EXPLAINING", &explaining, true);
-        for (name, entries) in maps::sizes(capacity) {
-            loader.map_max_entries(name, entries);
-        }
-        for name in maps::NAMES {
-            loader.map_pin_path(name, pins.map(name));
-        }
+        loader.override_global("EXPLAINING", &explaining, true);
+        prepare(&mut loader, &settings, capacity, Residence::Pinned(pins));
         let mut ebpf = loader.load(object).map_err(explain_load)?;
         program(&mut ebpf, PROGRAM)?.load().map_err(explain_program).context("cannot load the explaining copy")?;
         let explanation = take(&mut ebpf, "EXPLANATION")?;

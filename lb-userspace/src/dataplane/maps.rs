@@ -29,34 +29,8 @@ use super::{
 };
 use crate::tables::{Capacity, Counters, Endpoint, EndpointKey, Tables, Write};
 
-/// Every map of the balancer: all of them are pinned.
-pub(super) const NAMES: [&str; 23] = [
-    "SETTINGS",
-    "SERVICES_V4",
-    "SERVICES_V6",
-    "SLOTS",
-    "BACKENDS",
-    "FLOWS_V4",
-    "FLOWS_V6",
-    "FLOW_COUNTS",
-    "FLOW_EVENTS",
-    "RINGS",
-    "TURNS",
-    "HANDSHAKES_OPEN",
-    "HANDSHAKE_TIMES",
-    "REVERSE_V4",
-    "REVERSE_V6",
-    "ROUTES_V4",
-    "ROUTES_V6",
-    "EGRESSES",
-    "DEVICES",
-    "WANTED_NEIGHBOURS",
-    "SERVICE_TRAFFIC",
-    "BACKEND_TRAFFIC",
-    "REASONS",
-];
-
-/// The maps that packets only read: what a program on trial shares with the one that forwards.
+/// The maps that packets only read, but for what schedulers draw from: what a program on trial shares with the one that
+/// forwards.
 pub(super) const TABLES: [&str; 10] = [
     "SERVICES_V4",
     "SERVICES_V6",
@@ -69,6 +43,28 @@ pub(super) const TABLES: [&str; 10] = [
     "EGRESSES",
     "DEVICES",
 ];
+
+/// The other maps.
+const OTHERS: [&str; 13] = [
+    "SETTINGS",
+    "FLOWS_V4",
+    "FLOWS_V6",
+    "FLOW_COUNTS",
+    "FLOW_EVENTS",
+    "RINGS",
+    "TURNS",
+    "HANDSHAKES_OPEN",
+    "HANDSHAKE_TIMES",
+    "WANTED_NEIGHBOURS",
+    "SERVICE_TRAFFIC",
+    "BACKEND_TRAFFIC",
+    "REASONS",
+];
+
+/// Every map of the balancer: all of them are pinned.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    TABLES.into_iter().chain(OTHERS)
+}
 
 /// Entries of the maps whose sizes are configured.
 pub(super) fn sizes(capacity: &Capacity) -> [(&'static str, u32); 18] {

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use aya::{Ebpf, maps::Map};
 
-use super::maps::NAMES;
+use super::maps::names;
 use crate::tables::TableMemory;
 
 /// Handles of all maps, to ask the kernel how big they are.
@@ -29,7 +29,7 @@ impl Memory {
             };
             Ok((name, data.fd().as_fd().try_clone_to_owned()?))
         };
-        Ok(Self(NAMES.into_iter().map(handle).collect::<anyhow::Result<_>>()?))
+        Ok(Self(names().map(handle).collect::<anyhow::Result<_>>()?))
     }
 
     /// What each of them takes now.

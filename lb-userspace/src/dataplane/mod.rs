@@ -174,15 +174,7 @@ impl Kernel {
     ) -> anyhow::Result<Self> {
         let wire = Wire(settings);
         let mut loader = EbpfLoader::new();
-        loader.override_global("LOADED_SETTINGS", &wire, true);
-        for (name, entries) in maps::sizes(capacity) {
-            loader.map_max_entries(name, residence.entries(name, entries));
-        }
-        for name in maps::NAMES {
-            if let Some(pin) = residence.pin(name) {
-                loader.map_pin_path(name, pin);
-            }
-        }
+        prepare(&mut loader, &wire, capacity, residence);
         let mut ebpf = loader.load(object).map_err(explain_load)?;
         for name in [PROGRAM].into_iter().chain(UNDERTAKERS) {
             let load = program(&mut ebpf, name)?.load().map_err(explain_program);
@@ -280,6 +272,24 @@ impl Kernel {
     /// The object lacks the program.
     pub fn program_fd(&mut self) -> anyhow::Result<&ProgramFd> {
         Ok(program(&mut self.ebpf, PROGRAM)?.fd()?)
+    }
+}
+
+/// Has `loader` load the object with these settings, and with maps of this `capacity` at that residence.
+fn prepare<'a>(
+    loader: &mut EbpfLoader<'a>,
+    settings: &'a Wire<Settings>,
+    capacity: &Capacity,
+    residence: Residence<'_>,
+) {
+    loader.override_global("LOADED_SETTINGS", settings, true);
+    for (name, entries) in maps::sizes(capacity) {
+        loader.map_max_entries(name, residence.entries(name, entries));
+    }
+    for name in maps::names() {
+        if let Some(pin) = residence.pin(name) {
+            loader.map_pin_path(name, pin);
+        }
     }
 }
 

@@ -15,13 +15,10 @@ use lb_common::{
     wire::ETHERNET_LEN,
 };
 
-use crate::tables::{Endpoint, Tables};
-
-/// `enum xdp_action` in linux/bpf.h.
-const XDP_DROP: u32 = 1;
-const XDP_PASS: u32 = 2;
-const XDP_TX: u32 = 3;
-const XDP_REDIRECT: u32 = 4;
+use crate::{
+    frames::{action_name, xdp},
+    tables::{Endpoint, Tables},
+};
 
 /// Room that the kernel leaves in front of a frame, bytes.
 const HEADROOM: usize = 256;
@@ -37,18 +34,12 @@ pub struct Answer {
 
 impl Answer {
     pub fn new(action: u32, bytes: Vec<u8>) -> Self {
-        Self { action, bytes: if action == XDP_DROP { Vec::new() } else { bytes } }
+        Self { action, bytes: if action == xdp::DROP { Vec::new() } else { bytes } }
     }
 
     /// The action in an operator's words.
     pub fn name(&self) -> String {
-        match self.action {
-            XDP_DROP => "drop".to_owned(),
-            XDP_PASS => "pass".to_owned(),
-            XDP_TX => "transmit".to_owned(),
-            XDP_REDIRECT => "redirect".to_owned(),
-            other => format!("{other}, which is none of Weir's"),
-        }
+        action_name(self.action).map_or_else(|| format!("{}, which is none of Weir's", self.action), str::to_owned)
     }
 }
 
@@ -70,10 +61,10 @@ impl<'a> Host<'a> {
     pub fn answer(&self, frame: &[u8]) -> Answer {
         let mut frame = HostFrame::new(frame);
         let action = match pipeline::process(&mut frame, self).action {
-            Action::Pass => XDP_PASS,
-            Action::Drop => XDP_DROP,
-            Action::Transmit => XDP_TX,
-            Action::Redirect(_) => XDP_REDIRECT,
+            Action::Pass => xdp::PASS,
+            Action::Drop => xdp::DROP,
+            Action::Transmit => xdp::TX,
+            Action::Redirect(_) => xdp::REDIRECT,
         };
         Answer::new(action, frame.bytes().to_vec())
     }

@@ -1,7 +1,8 @@
-//! What the end-to-end tests share: the lab with the `weir` under test, clients of the lab's line and echo servers,
+//! What the end-to-end tests share: the lab with the `weir` under test, clients of the lab's line and echo servers, load,
 //! and judgement of how connections spread.
 
 mod clients;
+mod load;
 mod spread;
 
 use std::{env, path::PathBuf};
@@ -11,6 +12,7 @@ use weir_lab::{Lab, LabBuilder, WeirDaemon, requirements};
 
 pub use self::{
     clients::{Echo, Lines},
+    load::{load, nothing_fails, pins, services},
     spread::check_spread,
 };
 

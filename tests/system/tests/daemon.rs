@@ -3,7 +3,6 @@
 use std::{
     fs,
     net::SocketAddr,
-    path::{Path, PathBuf},
     process::Command,
     thread::sleep,
     time::{Duration, Instant},
@@ -12,15 +11,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, Map, MapData};
 use serde_json::Value;
-use weir_lab::{
-    Family, Lab, Mode, TCP_LINE_PORT, WeirDaemon,
-    client::{
-        curl,
-        steady::{Steady, Story},
-    },
-    config::Service,
-};
-use weir_system::{Lines, lab, weir_binary};
+use weir_lab::{Family, Lab, Mode, TCP_LINE_PORT, WeirDaemon, client::curl};
+use weir_system::{Lines, lab, load, nothing_fails, pins, services, weir_binary};
 
 /// Time in which every backend is asked many times.
 const WHILE: Duration = Duration::from_millis(1200);
@@ -237,28 +229,6 @@ fn a_second_daemon_is_refused_and_does_no_harm() -> Result<()> {
     let answers = curl::spread(lab.client(), URL, 60)?;
     ensure!(answers.keys().eq(["b2"]), "the first daemon has no say any more: {answers:?}");
     Ok(())
-}
-
-/// `web` on both families' first VIPs, and `lines` on IPv4.
-fn services(lab: &Lab) -> [Service; 3] {
-    let lines = Service { port: Some(TCP_LINE_PORT), ..lab.service("lines", Family::V4) };
-    [lab.service("web", Family::V4), lab.service("web6", Family::V6), lines]
-}
-
-fn load(lab: &Lab, family: Family) -> Steady {
-    Steady::start(lab, SocketAddr::new(family.vip(1), 80), 3, Duration::from_millis(10))
-}
-
-fn nothing_fails(story: &Story) -> Result<()> {
-    let first = story.0.first().context("no request")?;
-    let failed: Vec<_> =
-        story.failed().map(|request| (request.at - first.at, request.took, request.answer.as_ref().err())).collect();
-    ensure!(failed.is_empty(), "{} of {} failed (when, how long, why): {failed:?}", failed.len(), story.0.len());
-    Ok(())
-}
-
-fn pins(lab: &Lab) -> PathBuf {
-    Path::new("/sys/fs/bpf/weir").join(lab.id())
 }
 
 /// No pin, no program; and the kernel gets the packets: given the VIP, it refuses the connection itself.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use weir_lab::{Family, Lab, Mode, TCP_LINE_PORT, WeirDaemon, config::Service};
-use weir_system::{Lines, lab};
+use weir_system::{Lines, flow_events, lab};
 
 const CONNECTIONS: usize = 40;
 
@@ -102,5 +102,6 @@ fn counters(weir: &WeirDaemon, service: &str) -> Result<(Value, Value)> {
     let stats = weir.json(&["stats"])?;
     let mut services = stats["services"].as_array().into_iter().flatten();
     let found = services.find(|found| found["name"] == service).context("no such service")?;
-    Ok((found["traffic"].clone(), stats["flows"].clone()))
+    ensure!(flow_events(weir, "looked-up")? > 0, "no look-up was counted");
+    Ok((found["traffic"].clone(), stats["flow_events"].clone()))
 }

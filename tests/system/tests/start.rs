@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    path::Path,
     process::{Child, Command, Output, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -14,7 +13,7 @@ use weir_lab::{
     addresses::in_url,
     client::{curl, wrk::Wrk},
 };
-use weir_system::{check_spread, lab, weir_binary};
+use weir_system::{check_spread, lab, pins, weir_binary};
 
 /// Where the metrics are served in these tests.
 const METRICS: &str = "127.0.0.1:9464";
@@ -34,7 +33,7 @@ fn an_interface_without_native_xdp_is_refused_until_generic_is_asked_for() -> Re
     for part in ["br0", "no native XDP", "xdp = \"generic\""] {
         ensure!(said.contains(part), "{said}");
     }
-    ensure!(!pins_of(&lab).exists(), "the refused start left {}", pins_of(&lab).display());
+    ensure!(!pins(&lab).exists(), "the refused start left {}", pins(&lab).display());
 
     let weir = lab.weir(&on_bridge("xdp = \"generic\""))?;
     mode_is(&weir, "generic")?;
@@ -105,7 +104,7 @@ fn an_interface_that_is_missing_is_named() -> Result<()> {
     let config = lab.config(&[lab.service("web", Family::V4)]);
     let said = refusal(&lab, &config.replace(r#"["eth0"]"#, r#"["eth0", "eth9"]"#))?;
     ensure!(said.contains("interface eth9 does not exist"), "{said}");
-    ensure!(!pins_of(&lab).exists(), "the refused start left {}", pins_of(&lab).display());
+    ensure!(!pins(&lab).exists(), "the refused start left {}", pins(&lab).display());
     Ok(())
 }
 
@@ -119,7 +118,7 @@ fn a_broken_configuration_is_refused_with_the_place() -> Result<()> {
         let said = refusal(&lab, &config.replacen("mode = \"nat\"", wrong, 1))?;
         ensure!(said.contains(&format!("refused.toml:{line}:")) && said.contains(why), "line {line}: {said}");
     }
-    ensure!(!pins_of(&lab).exists());
+    ensure!(!pins(&lab).exists());
     Ok(())
 }
 
@@ -270,8 +269,4 @@ fn refusal(lab: &Lab, config: &str) -> Result<String> {
     let said = String::from_utf8_lossy(&stderr).into_owned();
     ensure!(status.code() == Some(1) && said.contains("weir: "), "{status} for\n{config}\n{said}");
     Ok(said)
-}
-
-fn pins_of(lab: &Lab) -> std::path::PathBuf {
-    Path::new("/sys/fs/bpf/weir").join(lab.id())
 }

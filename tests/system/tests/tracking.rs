@@ -2,7 +2,6 @@
 
 use std::{
     net::SocketAddr,
-    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread::{self, sleep},
     time::{Duration, Instant},
@@ -20,7 +19,7 @@ use weir_lab::{
     },
     config::Service,
 };
-use weir_system::{flow_events, lab, packets};
+use weir_system::{flow_events, lab, packets, pins};
 
 /// A backend that was added has been checked by then, also on a busy machine.
 const NOTICED: Duration = Duration::from_secs(3);
@@ -192,7 +191,7 @@ fn tracked_slots(lab: &Lab, weir: &WeirDaemon) -> Result<usize> {
 
 /// A map of the lab's Weir.
 fn pinned(lab: &Lab, name: &str) -> Result<Map> {
-    let path = Path::new("/sys/fs/bpf/weir").join(lab.id()).join("maps").join(name);
+    let path = pins(lab).join("maps").join(name);
     let map = MapData::from_pin(&path).with_context(|| path.display().to_string())?;
     Ok(if name == "SLOTS" { Map::Array(map) } else { Map::HashMap(map) })
 }

@@ -18,13 +18,9 @@ use aya::{
 use serde_json::Value;
 use weir_lab::{
     Family, Lab, Mode, TCP_LINE_PORT, WeirDaemon,
-    client::{
-        curl,
-        steady::{Steady, Story},
-    },
-    config::Service,
+    client::{curl, steady::Story},
 };
-use weir_system::{Lines, lab, weir_binary};
+use weir_system::{Lines, lab, load, nothing_fails, pins, services, weir_binary};
 
 /// Time in which every backend is asked many times.
 const WHILE: Duration = Duration::from_millis(800);
@@ -78,7 +74,7 @@ fn upgraded_under_load(lab: &Lab, weir: &WeirDaemon) -> Result<()> {
     ensure!(open_files(&pid)? <= open, "files are left open: {} and {open}", open_files(&pid)?);
     sleep(WHILE);
     for load in load {
-        nothing_fails(&load.finish()?)?;
+        all_succeed(&load.finish()?)?;
     }
     for (backend, lines) in &mut connections {
         let answer = lines.ask("after")?;
@@ -151,7 +147,7 @@ fn a_binary_that_fails_its_preflight_changes_nothing() -> Result<()> {
     let said = refusal(&weir, &copy)?;
     ensure!(said.contains("newer table layout 99"), "{said}");
 
-    nothing_fails(&load.finish()?)?;
+    all_succeed(&load.finish()?)?;
     ensure!(weir.json(&["status"])?["last_upgrade"].is_null());
     weir.cli(&["backend", "drain", "web", "b1"])?;
     ensure!(curl::spread(lab.client(), URL, 40)?.keys().eq(["b2"]), "the daemon has no say any more");
@@ -221,7 +217,7 @@ fn a_daemon_that_can_not_take_over_gives_way_to_the_old_one() -> Result<()> {
     let last = returns(&weir, &gone)?;
     ensure!(last["failure"].as_str().is_some_and(|failure| failure.contains("can't be executed")), "{last}");
     goes_on(&lab, &weir, &pid)?;
-    nothing_fails(&load.finish()?)?;
+    all_succeed(&load.finish()?)?;
     Ok(())
 }
 
@@ -340,25 +336,10 @@ fn refusal(weir: &WeirDaemon, binary: &Path) -> Result<String> {
     Ok(said)
 }
 
-/// `web` on both families' first VIPs, and `lines` on IPv4.
-fn services(lab: &Lab) -> [Service; 3] {
-    let lines = Service { port: Some(TCP_LINE_PORT), ..lab.service("lines", Family::V4) };
-    [lab.service("web", Family::V4), lab.service("web6", Family::V6), lines]
-}
-
-fn load(lab: &Lab, family: Family) -> Steady {
-    Steady::start(lab, SocketAddr::new(family.vip(1), 80), 3, Duration::from_millis(10))
-}
-
-fn nothing_fails(story: &Story) -> Result<()> {
+/// No request fails, and there are enough of them.
+fn all_succeed(story: &Story) -> Result<()> {
     ensure!(story.0.len() >= 100, "only {} requests", story.0.len());
-    let failed: Vec<_> = story.failed().map(|request| (request.took, request.answer.as_ref().err())).collect();
-    ensure!(failed.is_empty(), "{} of {} failed (how long, why): {failed:?}", failed.len(), story.0.len());
-    Ok(())
-}
-
-fn pins(lab: &Lab) -> PathBuf {
-    Path::new("/sys/fs/bpf/weir").join(lab.id())
+    nothing_fails(story)
 }
 
 fn pid(weir: &WeirDaemon) -> Result<String> {

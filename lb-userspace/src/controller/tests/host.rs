@@ -6,7 +6,7 @@ use std::{
 };
 
 use lb_common::{
-    abi::{FlowEntry, FlowKeyV4, FlowWord, NO_BACKEND, Service, SlotWord, flow_flags, protocol, service_flags},
+    abi::{FlowEntry, FlowKeyV4, FlowWord, NO_BACKEND, Service, SlotWord, flow_flags, protocol},
     hash,
     tracking::{self, Entry, Flow, FlowEvent, Owner, Policy, Segment},
 };
@@ -149,11 +149,7 @@ impl Host {
         if !slot.tracked() {
             return Owner::Backend(slot.current());
         }
-        let policy = Policy {
-            track_every_flow: service.tracks_every_flow(),
-            reroute: service.flags & service_flags::REROUTE != 0,
-            reset: service.flags & (service_flags::DROP | service_flags::REROUTE) == 0,
-        };
+        let policy = Policy::of(&service);
         let flow = HostFlow { host: self, key: FlowKey::V4(key), slot };
         tracking::owner(&flow, slot, policy, segment)
     }
