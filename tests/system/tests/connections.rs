@@ -284,15 +284,12 @@ impl Trial {
 
     /// A backend that every service has dies: its connections end as soon as they speak, and are opened anew.
     fn dies(&mut self) -> Result<()> {
-        let possible = |backend: &usize| {
-            (0..self.services.len()).all(|service| {
-                let member = &self.members[service][*backend];
-                let is_up = member.present && !member.draining && member.ready <= Instant::now();
-                is_up && self.has_others(service, *backend)
-            })
-        };
-        let candidates: Vec<_> = (0..BACKENDS.into()).filter(possible).collect();
-        let Some(backend) = self.random.choice(candidates) else { return self.change() };
+        let mut candidates = self.dispensable();
+        if candidates.is_empty() {
+            self.restore()?;
+            candidates = self.dispensable();
+        }
+        let backend = self.random.choice(candidates).context("no backend may die")?;
         let death = if self.random.bool() { Death::Killed } else { Death::CutOff };
         let name = self.name(backend);
         self.note(format!("{name} dies: {death:?}"));
@@ -318,6 +315,38 @@ impl Trial {
         let numbers: Vec<_> = breaks.iter().map(|broken| broken.connection.number).collect();
         self.diary.push(format!("  {} connections have ended", numbers.len()));
         self.links.reopen(&numbers)
+    }
+
+    /// Backends that are up in every service, each of which has others enough.
+    fn dispensable(&self) -> Vec<usize> {
+        let possible = |backend: &usize| {
+            (0..self.services.len()).all(|service| {
+                let member = &self.members[service][*backend];
+                let is_up = member.present && !member.draining && member.ready <= Instant::now();
+                is_up && self.has_others(service, *backend)
+            })
+        };
+        (0..BACKENDS.into()).filter(possible).collect()
+    }
+
+    /// Takes every backend back into every service, and waits until they take new connections.
+    fn restore(&mut self) -> Result<()> {
+        for service in 0..self.services.len() {
+            for backend in 0..BACKENDS.into() {
+                let member = self.members[service][backend].clone();
+                if !member.present {
+                    self.add(service, backend)?;
+                } else if member.draining {
+                    self.drain(service, backend, false)?;
+                }
+                if member.present && member.weight == 0 {
+                    self.weigh(service, backend, 1)?;
+                }
+            }
+        }
+        let ready = self.members.iter().flatten().map(|member| member.ready).max();
+        sleep(ready.map_or(Duration::ZERO, |ready| ready.saturating_duration_since(Instant::now())));
+        self.nothing_else_breaks()
     }
 
     fn comes_back(&mut self, backend: usize, death: Death) -> Result<()> {
