@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use aya::{Ebpf, programs::Xdp};
 use lb_common::reason::Reason;
 use weir::object::OBJECT;
-use weir_bench::{
+use weir_bench::packet::{
     balancer::Balancer,
     frames,
     generator::Generator,

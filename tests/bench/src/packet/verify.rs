@@ -10,15 +10,15 @@ use weir_packets::{
     world::World,
 };
 
-use crate::{
+use super::{
     balancer::Balancer,
     frames,
     generator::Floor,
     measure::WEIR,
-    recipe::FRAME_LEN,
     rows::{Kind, Row},
     world::INGRESS,
 };
+use crate::recipe::FRAME_LEN;
 
 /// Packets of each row and program that are looked at one by one.
 const SAMPLES: u32 = 16;
@@ -181,7 +181,7 @@ fn compare(what: &str, counted: &BTreeMap<u32, Traffic>, expected: &BTreeMap<u32
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rows;
+    use crate::packet::rows;
 
     #[test]
     fn every_packet_is_expected_at_one_server() {

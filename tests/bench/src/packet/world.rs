@@ -8,7 +8,7 @@ use weir_packets::{
     world::{Backend, Egress, HashInput, Hop, Mode, Route, Service, Via, World, in_turn},
 };
 
-use crate::rows::Setting;
+use super::rows::Setting;
 
 /// Interface that test runs come in by where nothing else is said: the loopback device of every network namespace.
 pub const INGRESS: u32 = 1;

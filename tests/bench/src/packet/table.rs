@@ -2,10 +2,11 @@
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use crate::{
+use super::{
     generator::Floor,
-    report::{Figures, Report, RowReport, Spread},
+    report::{Figures, Report, RowReport},
 };
+use crate::spread::Spread;
 
 /// All figures of `report`: a line for each row and program, then the floors, then what failed.
 #[must_use]
@@ -150,7 +151,7 @@ fn lines(table: &Table) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Machine;
+    use crate::machine::Machine;
 
     fn figures(program: &str, net: f64) -> Figures {
         let around = |middle: f64| Spread { min: middle * 0.75, median: middle, max: middle * 1.25 };

@@ -6,14 +6,15 @@ use anyhow::{Context as _, ensure};
 use aya::programs::ProgramFd;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use crate::{
+use super::{
     balancer::Balancer,
     frames,
     generator::{self, Floor, Generator, Kind},
-    report::{Figures, RowReport, Spread},
+    report::{Figures, RowReport},
     rows::{self, Row, Setting},
     verify::{self, Program},
 };
+use crate::spread::Spread;
 
 /// What tables call the program under test.
 pub const WEIR: &str = "weir";

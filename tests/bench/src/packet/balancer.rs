@@ -13,7 +13,7 @@ use weir::{
 };
 use weir_packets::{tables::Tables as Entries, world::World};
 
-use crate::{
+use super::{
     rows::{MOST_FLOW_BITS, Setting},
     world::world,
 };

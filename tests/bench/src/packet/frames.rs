@@ -8,11 +8,11 @@ use weir_packets::{
     world::Mode,
 };
 
-use crate::{
-    recipe::{FIELDS, FIRST_WORD, FRAME_LEN, Flow, Flows, OUTER_V4, OUTER_V6, PATCHES, Patch, Recipe, WORDS},
+use super::{
     rows::{Kind, Row},
     world::{self, BACKEND_PORT, PORT},
 };
+use crate::recipe::{FIELDS, FIRST_WORD, FRAME_LEN, Flow, Flows, OUTER_V4, OUTER_V6, PATCHES, Patch, Recipe, WORDS};
 
 /// Bytes of an Ethernet header.
 const ETHERNET_LEN: usize = 14;
@@ -174,7 +174,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
-    use crate::{recipe::scramble, rows};
+    use crate::{packet::rows, recipe::scramble};
 
     #[test]
     fn scrambling_is_a_bijection_at_every_size() {

@@ -1,0 +1,3 @@
+//! What `cargo xtask bench` can measure, one module each.
+
+pub mod packet;
