@@ -38,7 +38,7 @@ pub mod protocol {
 }
 
 /// (address, port, protocol) of IPv4: the key of services and of the NAT reverse map. Port 0 is "every port".
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
 pub struct EndpointV4 {
     /// IPv4 address, network order.
@@ -52,7 +52,7 @@ pub struct EndpointV4 {
 }
 
 /// (address, port, protocol) of IPv6; see [`EndpointV4`].
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
 pub struct EndpointV6 {
     /// IPv6 address.
@@ -223,9 +223,12 @@ impl NextHop {
     /// Link-layer destination address.
     #[must_use]
     #[inline(always)]
-    pub const fn mac(self) -> [u8; 6] {
-        let b = self.0.to_le_bytes();
-        [b[0], b[1], b[2], b[3], b[4], b[5]]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "taken apart into words of two bytes, which are written as such"
+    )]
+    pub fn mac(self) -> [u8; 6] {
+        bytemuck::cast([(self.0 as u16).to_le(), ((self.0 >> 16) as u16).to_le(), ((self.0 >> 32) as u16).to_le()])
     }
 
     /// Index into the egress array and the device map.

@@ -117,15 +117,21 @@ impl Field for [u8; 4] {
 impl Field for [u8; 16] {
     #[inline(always)]
     fn sum(self) -> u64 {
-        let [a, b, c, d]: [[u8; 4]; 4] = bytemuck::cast(self);
-        a.sum() + b.sum() + c.sum() + d.sum()
+        let [a, b]: [[u8; 8]; 2] = bytemuck::cast(self);
+        sum_of_halves(u64::from_ne_bytes(a)) + sum_of_halves(u64::from_ne_bytes(b))
     }
 
     #[inline(always)]
     fn complement_sum(self) -> u64 {
-        let [a, b, c, d]: [[u8; 4]; 4] = bytemuck::cast(self);
-        a.complement_sum() + b.complement_sum() + c.complement_sum() + d.complement_sum()
+        let [a, b]: [[u8; 8]; 2] = bytemuck::cast(self);
+        sum_of_halves(!u64::from_ne_bytes(a)) + sum_of_halves(!u64::from_ne_bytes(b))
     }
+}
+
+/// Sum of the two 32-bit words of `words`.
+#[inline(always)]
+const fn sum_of_halves(words: u64) -> u64 {
+    (words >> 32) + (words & 0xffff_ffff)
 }
 
 /// Folds a sum below 2^48 to 16 bits, carries included, and complements it.

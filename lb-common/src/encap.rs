@@ -3,10 +3,11 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::{
-    abi::{Backend, OuterV4, OuterV6, family},
+    abi::{Backend, OuterV4, OuterV6},
     checksum,
     frame::Frame,
-    pipeline::Tables,
+    ip::{Ip, Packet, V4},
+    pipeline::{Exit, Tables},
     reason::Reason,
     wire::{Ethernet, IPV4_LEN, IPV6_LEN, Ipv4, Ipv6, ethertype},
 };
@@ -31,88 +32,81 @@ struct EthernetIpv6 {
     ip: Ipv6,
 }
 
-/// Both ends of the tunnel that a packet is to go through.
+/// Sends a packet to `backend` through an IPv4 tunnel. All that can be checked is checked before the first write.
 ///
-/// The source carries the flow's hash in its host bits (and IPv6 in its flow label too), so that receivers, which
-/// hash the outer header, spread flows over their queues.
-#[derive(Clone, Copy)]
-pub(crate) enum Outer {
-    V4 { source: [u8; 4], destination: [u8; 4] },
-    V6 { label: u32, source: [u8; 16], destination: [u8; 16] },
+/// The outer source carries the flow's hash in its host bits, so that receivers, which hash the outer header, spread flows
+/// over their queues. DSCP and ECN are the inner packet's (RFC 6040, normal mode).
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the low half of the hash is meant for outer headers; lengths passed the MTU check"
+)]
+pub(crate) fn in_ipv4<I: Ip, F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    packet: &Packet<I::Address>,
+    backend: &Backend,
+    exit: &Exit,
+    hash: u64,
+) -> Result<(), Reason> {
+    let OuterV4 { network, host_mask } = tables.outer_v4();
+    if network == 0 {
+        return Err(Reason::NoOuterSource);
+    }
+    let length = packet.length + u32::from(IPV4_LEN);
+    exit.admit(length, packet.ttl)?;
+    I::decrement_ttl(frame).ok_or(Reason::RewriteFailed)?;
+    let mut ip = Ipv4 {
+        version_ihl: 0x45,
+        tos: packet.class,
+        total_length: (length as u16).to_be_bytes(),
+        id: [0; 2],
+        fragment: DONT_FRAGMENT,
+        ttl: OUTER_TTL,
+        protocol: I::NEXT_HEADER,
+        checksum: [0; 2],
+        source: (network | hash as u32 & host_mask).to_be_bytes(),
+        destination: V4::address(&backend.address),
+    };
+    ip.checksum = checksum::ipv4_header(&ip);
+    frame.grow(IPV4_LEN).map_err(|_| Reason::RewriteFailed)?;
+    let outer = frame.at_mut::<EthernetIpv4>(0).ok_or(Reason::RewriteFailed)?;
+    outer.ethernet = exit.ethernet(ethertype::IPV4);
+    outer.ip = ip;
+    Ok(())
 }
 
-impl Outer {
-    /// The tunnel to `backend` for a flow with this hash.
-    #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "the low 32 bits are the part meant for outer headers")]
-    pub(crate) fn choose<T: Tables>(tables: &T, backend: &Backend, hash: u64) -> Result<Self, Reason> {
-        let entropy = hash as u32;
-        if backend.family == family::V4 {
-            let OuterV4 { network, host_mask } = tables.outer_v4();
-            if network == 0 {
-                return Err(Reason::NoOuterSource);
-            }
-            let [a, b, c, d, ..] = backend.address;
-            Ok(Self::V4 { source: (network | entropy & host_mask).to_be_bytes(), destination: [a, b, c, d] })
-        } else {
-            let OuterV6 { network_high, network_low, host_mask } = tables.outer_v6();
-            if network_high == 0 {
-                return Err(Reason::NoOuterSource);
-            }
-            let low = network_low | u64::from(entropy) & host_mask;
-            let source = bytemuck::cast([network_high.to_be_bytes(), low.to_be_bytes()]);
-            Ok(Self::V6 { label: entropy & 0xf_ffff, source, destination: backend.address })
-        }
+/// The same through an IPv6 tunnel, whose flow label carries the hash too.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "as in `in_ipv4`")]
+pub(crate) fn in_ipv6<I: Ip, F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    packet: &Packet<I::Address>,
+    backend: &Backend,
+    exit: &Exit,
+    hash: u64,
+) -> Result<(), Reason> {
+    let OuterV6 { network_high, network_low, host_mask } = tables.outer_v6();
+    if network_high == 0 {
+        return Err(Reason::NoOuterSource);
     }
-
-    /// Bytes that the outer header adds.
-    #[inline(always)]
-    pub(crate) const fn header_length(&self) -> u32 {
-        match self {
-            Self::V4 { .. } => IPV4_LEN as u32,
-            Self::V6 { .. } => IPV6_LEN as u32,
-        }
-    }
-
-    /// Puts Ethernet and outer IP header in front of an inner packet of `length` bytes. MAC addresses are left to
-    /// the caller; DSCP and ECN are the inner packet's (RFC 6040, normal mode). All checks have been made.
-    #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "the sum passed the MTU check, and MTUs are below 65,536")]
-    pub(crate) fn push<F: Frame>(&self, frame: &mut F, inner: u8, class: u8, length: u32) -> Result<(), Reason> {
-        match *self {
-            Self::V4 { source, destination } => {
-                frame.grow(IPV4_LEN).map_err(|_| Reason::RewriteFailed)?;
-                let outer = frame.at_mut::<EthernetIpv4>(0).ok_or(Reason::RewriteFailed)?;
-                outer.ethernet.ethertype = ethertype::IPV4;
-                let mut ip = Ipv4 {
-                    version_ihl: 0x45,
-                    tos: class,
-                    total_length: ((length + u32::from(IPV4_LEN)) as u16).to_be_bytes(),
-                    id: [0; 2],
-                    fragment: DONT_FRAGMENT,
-                    ttl: OUTER_TTL,
-                    protocol: inner,
-                    checksum: [0; 2],
-                    source,
-                    destination,
-                };
-                ip.checksum = checksum::ipv4_header(&ip);
-                outer.ip = ip;
-            }
-            Self::V6 { label, source, destination } => {
-                frame.grow(IPV6_LEN).map_err(|_| Reason::RewriteFailed)?;
-                let outer = frame.at_mut::<EthernetIpv6>(0).ok_or(Reason::RewriteFailed)?;
-                outer.ethernet.ethertype = ethertype::IPV6;
-                outer.ip = Ipv6 {
-                    version_class_label: (6 << 28 | u32::from(class) << 20 | label).to_be_bytes(),
-                    payload_length: (length as u16).to_be_bytes(),
-                    next_header: inner,
-                    hop_limit: OUTER_TTL,
-                    source,
-                    destination,
-                };
-            }
-        }
-        Ok(())
-    }
+    exit.admit(packet.length + u32::from(IPV6_LEN), packet.ttl)?;
+    I::decrement_ttl(frame).ok_or(Reason::RewriteFailed)?;
+    let entropy = hash as u32;
+    frame.grow(IPV6_LEN).map_err(|_| Reason::RewriteFailed)?;
+    let outer = frame.at_mut::<EthernetIpv6>(0).ok_or(Reason::RewriteFailed)?;
+    outer.ethernet = exit.ethernet(ethertype::IPV6);
+    outer.ip = Ipv6 {
+        version_class_label: (6 << 28 | u32::from(packet.class) << 20 | entropy & 0xf_ffff).to_be_bytes(),
+        payload_length: (packet.length as u16).to_be_bytes(),
+        next_header: I::NEXT_HEADER,
+        hop_limit: OUTER_TTL,
+        source: bytemuck::cast([
+            network_high.to_be_bytes(),
+            (network_low | u64::from(entropy) & host_mask).to_be_bytes(),
+        ]),
+        destination: backend.address,
+    };
+    Ok(())
 }

@@ -11,9 +11,11 @@ use crate::{
 /// The flow `key` of `service` in `slot`.
 pub(crate) struct PacketFlow<'a, I: Ip, T> {
     tables: &'a T,
-    key: &'a I::FlowKey,
-    service: &'a Service,
-    slot: SlotWord,
+    key: I::FlowKey,
+    /// Its service.
+    pub service: Service,
+    /// Its slot.
+    pub slot: SlotWord,
     tag: u32,
 }
 
@@ -21,9 +23,9 @@ impl<'a, I: Ip, T: Tables> PacketFlow<'a, I, T> {
     /// With the hash that chose the slot: it tells flows apart too, unless it is of the source address alone.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "half of the hash tells flows apart well enough")]
-    pub fn new(tables: &'a T, key: &'a I::FlowKey, service: &'a Service, slot: SlotWord, hash: u64) -> Self {
+    pub fn new(tables: &'a T, key: I::FlowKey, service: Service, slot: SlotWord, hash: u64) -> Self {
         let of_source = service.flags & service_flags::HASH_SOURCE != 0;
-        let tag = if of_source { I::flow_hash(tables.seed(), key) } else { hash } as u32;
+        let tag = if of_source { I::flow_hash(tables.seed(), &key) } else { hash } as u32;
         Self { tables, key, service, slot, tag }
     }
 }
@@ -50,24 +52,24 @@ impl<'a, I: Ip, T: Tables> Flow for PacketFlow<'a, I, T> {
 
     #[inline(always)]
     fn choose(&self) -> u32 {
-        let chosen = schedule::choose(self.tables, self.service, self.slot);
+        let chosen = schedule::choose(self.tables, &self.service, self.slot);
         self.tables.note(Step::Choice(chosen));
         chosen
     }
 
     #[inline(always)]
     fn find(&self) -> Option<T::Entry<'a>> {
-        I::flow(self.tables, self.key)
+        I::flow(self.tables, &self.key)
     }
 
     #[inline(always)]
     fn insert(&self, entry: &FlowEntry) -> bool {
-        I::insert_flow(self.tables, self.key, entry)
+        I::insert_flow(self.tables, &self.key, entry)
     }
 
     #[inline(always)]
     fn remove(&self) {
-        I::remove_flow(self.tables, self.key);
+        I::remove_flow(self.tables, &self.key);
     }
 
     #[inline(always)]

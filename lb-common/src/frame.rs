@@ -2,6 +2,8 @@
 
 use bytemuck::Pod;
 
+use crate::reason::Reason;
+
 /// A frame from its Ethernet header on.
 ///
 /// Pointers into the packet die when its head moves; [`grow`](Frame::grow) and [`shrink`](Frame::shrink) take
@@ -33,6 +35,13 @@ pub trait Frame {
     /// # Errors
     /// [`NoRoom`] if the frame has fewer; it is then as it was.
     fn truncate(&mut self, bytes: u8) -> Result<(), NoRoom>;
+
+    /// Does rare `work` on the frame. In the kernel in a function of its own, so that the common packet does not pay for it
+    /// in registers and stack.
+    #[inline(always)]
+    fn apart(&mut self, work: impl FnOnce(&mut Self) -> Reason) -> Reason {
+        work(self)
+    }
 }
 
 /// The head or the end of a frame can't be moved there.

@@ -33,11 +33,11 @@ pub fn flow_v4(
     destination: [u8; 4],
     source_port: [u8; 2],
     destination_port: [u8; 2],
-    protocol: u8,
+    protocol: u32,
 ) -> u64 {
     let keys = keys(seed);
     let addresses = pair(u32::from_le_bytes(source), ports(source_port, destination_port));
-    let rest = pair(u32::from_le_bytes(destination), u32::from(protocol));
+    let rest = pair(u32::from_le_bytes(destination), protocol);
     mix(product(addresses, keys[0]).wrapping_add(product(rest, keys[1])))
 }
 
@@ -50,11 +50,11 @@ pub fn flow_v6(
     destination: [u8; 16],
     source_port: [u8; 2],
     destination_port: [u8; 2],
-    protocol: u8,
+    protocol: u32,
 ) -> u64 {
     let keys = keys(seed);
     let more = more_keys(keys);
-    let rest = pair(ports(source_port, destination_port), u32::from(protocol));
+    let rest = pair(ports(source_port, destination_port), protocol);
     let sum = product_v6(source, keys)
         .wrapping_add(product_v6(destination, [more[0], more[1]]))
         .wrapping_add(product(rest, more[2]));

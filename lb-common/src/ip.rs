@@ -42,6 +42,12 @@ impl<A> Packet<A> {
     pub(crate) const fn header_length(&self) -> u32 {
         self.transport.wrapping_sub(ETHERNET_LEN) as u32
     }
+
+    /// Bytes behind the IP header.
+    #[inline(always)]
+    pub(crate) const fn payload_length(&self) -> u32 {
+        self.length.wrapping_sub(self.header_length())
+    }
 }
 
 /// An address family.
@@ -154,7 +160,8 @@ impl Ip for V4 {
 
     #[inline(always)]
     fn address(bytes: &[u8; 16]) -> [u8; 4] {
-        [bytes[0], bytes[1], bytes[2], bytes[3]]
+        let [address, ..]: [[u8; 4]; 4] = bytemuck::cast(*bytes);
+        address
     }
 
     #[inline(always)]
@@ -170,7 +177,7 @@ impl Ip for V4 {
     #[inline(always)]
     fn flow_key(source: [u8; 4], destination: [u8; 4], ports: Ports, protocol: u8) -> FlowKeyV4 {
         let Ports { source: source_port, destination: destination_port } = ports;
-        FlowKeyV4 { source, destination, source_port, destination_port, protocol, pad: [0; 3] }
+        FlowKeyV4 { source, destination, source_port, destination_port, protocol: protocol.into() }
     }
 
     #[inline(always)]
@@ -297,7 +304,7 @@ impl Ip for V6 {
     #[inline(always)]
     fn flow_key(source: [u8; 16], destination: [u8; 16], ports: Ports, protocol: u8) -> FlowKeyV6 {
         let Ports { source: source_port, destination: destination_port } = ports;
-        FlowKeyV6 { source, destination, source_port, destination_port, protocol, pad: [0; 3] }
+        FlowKeyV6 { source, destination, source_port, destination_port, protocol: protocol.into() }
     }
 
     #[inline(always)]

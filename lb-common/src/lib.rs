@@ -20,7 +20,7 @@ mod nat;
 pub mod pipeline;
 pub mod reason;
 mod reset;
-mod schedule;
+pub mod schedule;
 pub mod settling;
 pub mod tracking;
 pub mod wire;

@@ -4,7 +4,7 @@
 
 use crate::{
     abi::{Backend, Egress, EndpointV4, EndpointV6, NextHop, OuterV4, OuterV6, Reverse, Service, SlotWord},
-    abi::{FlowEntry, FlowKeyV4, FlowKeyV6, Handshake, NO_BACKEND, flow_flags, mode, protocol, service_flags},
+    abi::{FlowEntry, FlowKeyV4, FlowKeyV6, Handshake, NO_BACKEND, family, flow_flags, mode, protocol, service_flags},
     encap,
     flow::PacketFlow,
     frame::Frame,
@@ -12,9 +12,9 @@ use crate::{
     ip::{Ip, Packet, V4, V6},
     nat,
     reason::Reason,
-    reset,
+    reset, schedule,
     tracking::{self, Entry, FlowEvent, Owner, Policy, Segment},
-    wire::{ETHERNET_LEN, Ethernet, Tcp, Udp, ethertype, tcp_flags},
+    wire::{ETHERNET_LEN, Ethernet, TCP_LEN, Tcp, Udp, ethertype, tcp_flags},
 };
 
 /// What happens to a packet.
@@ -98,6 +98,13 @@ pub trait Tables {
     fn count_event(&self, event: FlowEvent);
     /// The backend at `place`, below [`crate::abi::RING_ENTRIES`], of a service's ring; [`NO_BACKEND`] beyond its end.
     fn ring(&self, service: u32, place: u32) -> u32;
+    /// [`schedule::draw`], for which the kernel has a function of its own.
+    fn draw(&self, service: u32, choice: u32, length: u32) -> u32
+    where
+        Self: Sized,
+    {
+        schedule::draw(self, service, choice, length)
+    }
     /// A number that counts up with every call for a service.
     fn turn(&self, service: u32) -> u32;
     /// A random number.
@@ -171,7 +178,8 @@ pub fn process<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     }
 }
 
-/// The ports of a packet, network order.
+/// The ports of a packet, network order. Aligned, so that both are one word.
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ports {
     /// Source port.
@@ -199,10 +207,19 @@ fn process_ip<I: Ip, F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict 
             None => Verdict::pass(Reason::NoService),
         };
     }
-    let transport = match read_transport(frame, &packet) {
-        Ok(transport) => transport,
-        Err(reason) => return Verdict::pass(reason),
+    let (ports, segment) = match packet.protocol {
+        protocol::TCP => {
+            let Some(header) = tcp_header(frame, &packet) else { return Verdict::pass(Reason::Malformed) };
+            (Ports { source: header.source, destination: header.destination }, segment(header.flags))
+        }
+        protocol::UDP => {
+            let Some(header) = udp_header(frame, &packet) else { return Verdict::pass(Reason::Malformed) };
+            let segment = Segment { opens: false, flags: flow_flags::ESTABLISHED };
+            (Ports { source: header.source, destination: header.destination }, segment)
+        }
+        _ => return Verdict::pass(Reason::OtherProtocol),
     };
+    let transport = Transport { ports, segment };
     if let Some(service) = I::service(tables, packet.destination, transport.ports.destination, packet.protocol)
         .or_else(|| I::service(tables, packet.destination, [0; 2], packet.protocol))
     {
@@ -216,29 +233,19 @@ fn process_ip<I: Ip, F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict 
     Verdict::pass(Reason::NoService)
 }
 
+/// The TCP header, if it is sound.
 #[inline(always)]
-fn read_transport<F: Frame, A>(frame: &F, packet: &Packet<A>) -> Result<Transport, Reason> {
-    let room = ETHERNET_LEN + packet.length as usize - packet.transport;
-    match packet.protocol {
-        protocol::TCP => {
-            let header = frame.at::<Tcp>(packet.transport).ok_or(Reason::Malformed)?;
-            let header_length = usize::from(header.data_offset >> 4) * 4;
-            if header_length < size_of::<Tcp>() || header_length > room {
-                return Err(Reason::Malformed);
-            }
-            let ports = Ports { source: header.source, destination: header.destination };
-            Ok(Transport { ports, segment: segment(header.flags) })
-        }
-        protocol::UDP => {
-            let header = frame.at::<Udp>(packet.transport).ok_or(Reason::Malformed)?;
-            if size_of::<Udp>() > room {
-                return Err(Reason::Malformed);
-            }
-            let ports = Ports { source: header.source, destination: header.destination };
-            Ok(Transport { ports, segment: Segment { opens: false, flags: flow_flags::ESTABLISHED } })
-        }
-        _ => Err(Reason::OtherProtocol),
-    }
+fn tcp_header<'f, F: Frame, A>(frame: &'f F, packet: &Packet<A>) -> Option<&'f Tcp> {
+    let header = frame.at::<Tcp>(packet.transport)?;
+    let length = u32::from(header.data_offset >> 4) * 4;
+    (length >= u32::from(TCP_LEN) && length <= packet.payload_length()).then_some(header)
+}
+
+/// The UDP header, if the packet has room for it.
+#[inline(always)]
+fn udp_header<'f, F: Frame, A>(frame: &'f F, packet: &Packet<A>) -> Option<&'f Udp> {
+    let header = frame.at::<Udp>(packet.transport)?;
+    (packet.payload_length() as usize >= size_of::<Udp>()).then_some(header)
 }
 
 /// What the TCP flags of a client's packet tell.
@@ -259,7 +266,7 @@ const fn segment(flags: u8) -> Segment {
 
 /// The way out of this host: next hop and device.
 #[derive(Clone, Copy)]
-struct Exit {
+pub(crate) struct Exit {
     next_hop: NextHop,
     egress: Egress,
 }
@@ -276,7 +283,7 @@ impl Exit {
 
     /// Whether a packet of `length` bytes with this TTL may leave here.
     #[inline(always)]
-    fn admit(&self, length: u32, ttl: u8) -> Result<(), Reason> {
+    pub(crate) fn admit(&self, length: u32, ttl: u8) -> Result<(), Reason> {
         if ttl <= 1 {
             return Err(Reason::TtlExpired);
         }
@@ -296,11 +303,16 @@ impl Exit {
         Verdict { action, reason }
     }
 
+    /// The Ethernet header of a packet that leaves here.
+    #[inline(always)]
+    pub(crate) fn ethernet(&self, ethertype: [u8; 2]) -> Ethernet {
+        Ethernet { destination: self.next_hop.mac(), source: self.egress.mac, ethertype }
+    }
+
     #[inline(always)]
     fn set_macs<F: Frame>(&self, frame: &mut F) -> Result<(), Reason> {
         let ethernet = frame.at_mut::<Ethernet>(0).ok_or(Reason::RewriteFailed)?;
-        ethernet.destination = self.next_hop.mac();
-        ethernet.source = self.egress.mac;
+        *ethernet = self.ethernet(ethernet.ethertype);
         Ok(())
     }
 }
@@ -320,12 +332,12 @@ fn forward<I: Ip, F: Frame, T: Tables>(
     let slot = tables.slot(index).ok_or(Reason::Inconsistent)?;
     tables.note(Step::Slot { service: service.id, index, word: slot });
     let id = if slot.tracked() {
-        let flow = PacketFlow::<I, T>::new(tables, &key, &service, slot, hash);
-        match tracking::owner(&flow, slot, Policy::of(&service), transport.segment) {
-            Owner::Backend(id) => id,
-            Owner::Gone if service.resets() => return reset::answer::<I, F>(frame, packet),
-            Owner::Gone => return Err(Reason::BackendGone),
-            Owner::Refused => return Err(Reason::FlowTableFull),
+        let flow = PacketFlow::<I, T>::new(tables, key, service, slot, hash);
+        match tracked_owner(&flow, transport.segment) {
+            GONE if service.resets() => return reset::answer::<I, F>(frame),
+            GONE => return Err(Reason::BackendGone),
+            REFUSED => return Err(Reason::FlowTableFull),
+            id => id,
         }
     } else {
         slot.current()
@@ -347,11 +359,11 @@ fn forward<I: Ip, F: Frame, T: Tables>(
             Reason::ForwardedL2
         }
         mode::IPIP => {
-            let outer = encap::Outer::choose(tables, backend, hash)?;
-            exit.admit(packet.length + outer.header_length(), packet.ttl)?;
-            I::decrement_ttl(frame).ok_or(Reason::RewriteFailed)?;
-            outer.push(frame, I::NEXT_HEADER, packet.class, packet.length)?;
-            exit.set_macs(frame)?;
+            if backend.family == family::V4 {
+                encap::in_ipv4::<I, F, T>(frame, tables, packet, backend, &exit, hash)?;
+            } else {
+                encap::in_ipv6::<I, F, T>(frame, tables, packet, backend, &exit, hash)?;
+            }
             Reason::ForwardedIpip
         }
         mode::NAT => {
@@ -367,6 +379,24 @@ fn forward<I: Ip, F: Frame, T: Tables>(
     }
     tables.count_forwarded(service.id, id, packet.length, transport.segment.opens);
     Ok(exit.verdict(tables, reason))
+}
+
+/// What [`tracked_owner`] tells of a flow whose backend is gone: no id has so many bits.
+const GONE: u32 = u32::MAX;
+/// What it tells of a new flow that nobody can have.
+const REFUSED: u32 = u32::MAX - 1;
+
+/// Whose a packet of a tracked slot is, or [`GONE`], or [`REFUSED`].
+///
+/// A function of its own, so that the steady state pays nothing for it: not the registers, and not the stack. Hence a plain
+/// number: of an enum some bytes are undefined at times, and the verifier lets no function return that.
+#[inline(never)]
+fn tracked_owner<I: Ip, T: Tables>(flow: &PacketFlow<'_, I, T>, segment: Segment) -> u32 {
+    match tracking::owner(flow, flow.slot, Policy::of(&flow.service), segment) {
+        Owner::Backend(id) => id,
+        Owner::Gone => GONE,
+        Owner::Refused => REFUSED,
+    }
 }
 
 /// The hash that chooses the slot of a flow.
@@ -408,7 +438,13 @@ fn reply<I: Ip, F: Frame, T: Tables>(
     nat::to_client::<I, F>(frame, packet, I::address(&reverse.address), reverse.port)?;
     exit.set_macs(frame)?;
     if transport.segment.flags & (flow_flags::FIN | flow_flags::RESET) != 0 {
-        close_from_behind::<I, T>(tables, packet, transport, reverse);
+        let [client, vip] = [packet.destination, I::address(&reverse.address)];
+        let vip_port = if reverse.port == [0; 2] { transport.ports.source } else { reverse.port };
+        let ports = Ports { source: transport.ports.destination, destination: vip_port };
+        let key = I::flow_key(client, vip, ports, packet.protocol);
+        if let Some(service) = I::service(tables, vip, reverse.port, packet.protocol) {
+            close_from_behind::<I, T>(tables, client, key, service, reverse.backend, transport.segment.flags);
+        }
     }
     tables.count_replied(reverse.service, reverse.backend, packet.length);
     Ok(exit.verdict(tables, Reason::RepliedNat))
@@ -418,18 +454,21 @@ fn reply<I: Ip, F: Frame, T: Tables>(
 #[inline(always)]
 fn close_from_behind<I: Ip, T: Tables>(
     tables: &T,
-    packet: &Packet<I::Address>,
-    transport: &Transport,
-    reverse: &Reverse,
+    client: I::Address,
+    key: I::FlowKey,
+    service: Service,
+    backend: u32,
+    told: u8,
 ) {
-    let vip = I::address(&reverse.address);
-    let vip_port = if reverse.port == [0; 2] { transport.ports.source } else { reverse.port };
-    let Some(service) = I::service(tables, vip, reverse.port, packet.protocol) else { return };
-    let ports = Ports { source: transport.ports.destination, destination: vip_port };
-    let key = I::flow_key(packet.destination, vip, ports, packet.protocol);
-    let hash = slot_hash::<I, T>(tables, &service, packet.destination, &key);
+    let hash = slot_hash::<I, T>(tables, &service, client, &key);
     let Some(slot) = tables.slot(slot_index(&service, hash)).filter(|slot| slot.tracked()) else { return };
-    let told = if transport.segment.flags & flow_flags::RESET != 0 { flow_flags::RESET } else { flow_flags::FIN_BACK };
-    let flow = PacketFlow::<I, T>::new(tables, &key, &service, slot, hash);
-    tracking::closed_from_behind(&flow, reverse.backend, told);
+    let told = if told & flow_flags::RESET != 0 { flow_flags::RESET } else { flow_flags::FIN_BACK };
+    let flow = PacketFlow::<I, T>::new(tables, key, service, slot, hash);
+    tracked_close(&flow, backend, told);
+}
+
+/// A function of its own, like [`tracked_owner`].
+#[inline(never)]
+fn tracked_close<I: Ip, T: Tables>(flow: &PacketFlow<'_, I, T>, backend: u32, told: u8) {
+    tracking::closed_from_behind(flow, backend, told);
 }

@@ -43,19 +43,29 @@ struct ResetV6 {
 /// The RST has the sequence number that the client expects next, which it tells in every ACK, so that it is believed
 /// without further questions (RFC 9293, section 3.10.7.1; RFC 5961, section 3.2).
 #[inline(always)]
-pub(crate) fn answer<I: Ip, F: Frame>(frame: &mut F, packet: &Packet<I::Address>) -> Result<Verdict, Reason> {
+pub(crate) fn answer<I: Ip, F: Frame>(frame: &mut F) -> Result<Verdict, Reason> {
+    match frame.apart(|frame| put::<I, F>(frame).unwrap_or(Reason::RewriteFailed)) {
+        Reason::Reset => Ok(Verdict { action: Action::Transmit, reason: Reason::Reset }),
+        reason => Err(reason),
+    }
+}
+
+/// Makes the RST. [`Reason::Reset`], or why it did not.
+#[inline(always)]
+fn put<I: Ip, F: Frame>(frame: &mut F) -> Option<Reason> {
+    let packet = I::read(frame, ETHERNET_LEN)?;
     if packet.protocol != protocol::TCP {
-        return Err(Reason::BackendGone);
+        return Some(Reason::BackendGone);
     }
-    let ethernet = *frame.at::<Ethernet>(0).ok_or(Reason::RewriteFailed)?;
-    let received = *frame.at::<Tcp>(packet.transport).ok_or(Reason::RewriteFailed)?;
+    let ethernet = *frame.at::<Ethernet>(0)?;
+    let received = *frame.at::<Tcp>(packet.transport)?;
     if received.flags & tcp_flags::RST != 0 {
-        return Err(Reason::BackendGone);
+        return Some(Reason::BackendGone);
     }
-    let tcp = answer_header(&received, packet);
+    let tcp = answer_header(&received, &packet);
     let back = Ethernet { destination: ethernet.source, source: ethernet.destination, ..ethernet };
-    I::put_reset(frame, back, packet, tcp).ok_or(Reason::RewriteFailed)?;
-    Ok(Verdict { action: Action::Transmit, reason: Reason::Reset })
+    I::put_reset(frame, back, &packet, tcp)?;
+    Some(Reason::Reset)
 }
 
 /// The TCP header of the answer, without checksum.

@@ -8,34 +8,42 @@ use crate::{
 /// The backend for a new flow of `service` in `slot`; [`NO_BACKEND`] if there is none.
 #[inline(always)]
 pub(crate) fn choose<T: Tables>(tables: &T, service: &Service, slot: SlotWord) -> u32 {
-    let length = service.ring_length;
     match service.choice {
-        choice::TURN => match tables.turn(service.id).checked_rem(length) {
-            Some(place) => tables.ring(service.id, place),
-            None => NO_BACKEND,
-        },
-        choice::RANDOM => tables.ring(service.id, draw(tables, length)),
-        choice::LEAST => least(tables, service),
-        choice::LEAST_OF_TWO => {
-            let first = tables.ring(service.id, draw(tables, length));
-            lighter(tables, first, tables.ring(service.id, draw(tables, length)))
-        }
-        _ => slot.current(),
+        choice::SLOT => slot.current(),
+        choice => tables.draw(service.id, choice, service.ring_length),
     }
 }
 
-/// A number below `length`; 0 if that is 0.
+/// The backend that `service` draws from the `length` entries of its ring by `choice`, any of [`choice`] but
+/// [`choice::SLOT`]; [`NO_BACKEND`] if there is none.
 #[inline(always)]
-fn draw<T: Tables>(tables: &T, length: u32) -> u32 {
+pub fn draw<T: Tables>(tables: &T, service: u32, choice: u32, length: u32) -> u32 {
+    match choice {
+        choice::TURN => match tables.turn(service).checked_rem(length) {
+            Some(place) => tables.ring(service, place),
+            None => NO_BACKEND,
+        },
+        choice::RANDOM => tables.ring(service, place(tables, length)),
+        choice::LEAST => least_loaded(tables, service, length),
+        choice::LEAST_OF_TWO => {
+            let first = tables.ring(service, place(tables, length));
+            lighter(tables, first, tables.ring(service, place(tables, length)))
+        }
+        _ => NO_BACKEND,
+    }
+}
+
+/// A random number below `length`; 0 if that is 0.
+#[inline(always)]
+fn place<T: Tables>(tables: &T, length: u32) -> u32 {
     crate::hash::slot_of(u64::from(tables.random()) << 32, length)
 }
 
-/// Of the whole ring the backend with the fewest flows for its weight. Of several, the first after a place that moves on
+/// Of the `length` entries of a service's ring the backend with the fewest flows for its weight. Of several, the first after a place that moves on
 /// with every call, so that they get their flows in turn.
 #[inline(always)]
-fn least<T: Tables>(tables: &T, service: &Service) -> u32 {
-    let length = service.ring_length;
-    let Some(start) = tables.turn(service.id).checked_rem(length) else { return NO_BACKEND };
+fn least_loaded<T: Tables>(tables: &T, service: u32, length: u32) -> u32 {
+    let Some(start) = tables.turn(service).checked_rem(length) else { return NO_BACKEND };
     let mut best = NO_BACKEND;
     for step in 0..COMPARED_BACKENDS {
         if step >= length {
@@ -43,7 +51,7 @@ fn least<T: Tables>(tables: &T, service: &Service) -> u32 {
         }
         let place = start.wrapping_add(step);
         let place = if place >= length { place.wrapping_sub(length) } else { place };
-        best = lighter(tables, best, tables.ring(service.id, place));
+        best = lighter(tables, best, tables.ring(service, place));
     }
     best
 }

@@ -159,7 +159,7 @@ const ATTEMPTS: u32 = 3;
 #[inline(always)]
 pub fn owner<F: Flow>(flow: &F, slot: SlotWord, policy: Policy, segment: Segment) -> Owner {
     flow.count_event(FlowEvent::LookedUp);
-    let mut seen = None;
+    let mut seen = NO_BACKEND;
     for _ in 0..ATTEMPTS {
         let Some(entry) = flow.find() else { return unknown(flow, slot, policy, segment) };
         let word = entry.word();
@@ -173,14 +173,11 @@ pub fn owner<F: Flow>(flow: &F, slot: SlotWord, policy: Policy, segment: Segment
         if let Some(owner) = known(flow, &entry, word, slot, policy, segment) {
             return owner;
         }
-        seen = Some(word.backend());
+        seen = word.backend();
     }
     // Whoever fights over the entry leaves it with its backend, unless that flow is over and this a new one: then its sender
     // tries again.
-    match seen {
-        Some(backend) if !segment.opens && !flow.is_gone(backend) => Owner::Backend(backend),
-        _ => Owner::Refused,
-    }
+    if seen == NO_BACKEND || segment.opens || flow.is_gone(seen) { Owner::Refused } else { Owner::Backend(seen) }
 }
 
 /// Takes in that `backend` has closed or reset the flow, if that has an entry and is its: `told` is one of [`flow_flags`].
@@ -245,25 +242,19 @@ fn unknown<F: Flow>(flow: &F, slot: SlotWord, policy: Policy, segment: Segment) 
             return Owner::Backend(chosen);
         }
         let word = FlowWord::new(chosen, segment.flags, now);
-        return match enter(flow, word, now) {
-            Ok(()) => {
-                flow.count_event(FlowEvent::Opened);
-                Owner::Backend(chosen)
-            }
-            Err(Some(backend)) => Owner::Backend(backend),
-            Err(None) => no_room(flow, slot),
-        };
+        let owner = enter(flow, word, now, FlowEvent::Opened);
+        return if owner == NO_BACKEND { no_room(flow, slot) } else { Owner::Backend(owner) };
     }
     if gone {
         return if base == NO_BACKEND { Owner::Backend(NO_BACKEND) } else { Owner::Gone };
     }
     // A closing flow needs no place of its own any more.
     if slot.current() != base && segment.flags & flow_flags::RESET == 0 {
-        match enter(flow, FlowWord::new(base, segment.flags, now), now) {
-            Ok(()) => flow.count_event(FlowEvent::Learnt),
-            Err(Some(backend)) => return Owner::Backend(backend),
-            Err(None) => flow.count_event(FlowEvent::NotLearnt),
+        let owner = enter(flow, FlowWord::new(base, segment.flags, now), now, FlowEvent::Learnt);
+        if owner != NO_BACKEND {
+            return Owner::Backend(owner);
         }
+        flow.count_event(FlowEvent::NotLearnt);
     }
     Owner::Backend(base)
 }
@@ -311,19 +302,20 @@ fn no_room<F: Flow>(flow: &F, slot: SlotWord) -> Owner {
     if flow.is_gone(slot.base()) { Owner::Refused } else { Owner::Backend(slot.base()) }
 }
 
-/// Enters a flow that had no entry. The error is the backend of the entry that another CPU has made of it meanwhile; `None`
-/// if there is no room.
+/// Enters a flow that had no entry, and counts `event`. Whose the flow is: another CPU may have made an entry of it
+/// meanwhile; [`NO_BACKEND`]'s if there is no room.
 #[inline(always)]
-fn enter<F: Flow>(flow: &F, word: FlowWord, now: u32) -> Result<(), Option<u32>> {
+fn enter<F: Flow>(flow: &F, word: FlowWord, now: u32, event: FlowEvent) -> u32 {
     if !flow.insert(&FlowEntry { word, opened: now, tag: flow.tag() }) {
-        let Some(entry) = flow.find() else { return Err(None) };
+        let Some(entry) = flow.find() else { return NO_BACKEND };
         let word = entry.word();
-        return Err((entry.tag() == flow.tag() && !word.is_buried()).then_some(word.backend()));
+        return if entry.tag() == flow.tag() && !word.is_buried() { word.backend() } else { NO_BACKEND };
     }
     if !word.is_closed() {
         flow.count_live(word.backend(), true);
     }
-    Ok(())
+    flow.count_event(event);
+    word.backend()
 }
 
 /// The word after this packet. One that follows an RST shows that nobody believed it. A SYN may open a new flow at a backend

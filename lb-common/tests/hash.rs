@@ -24,14 +24,14 @@ type Hash<const N: usize> = fn([u64; 2], [u8; N]) -> u64;
 fn v4(seed: [u64; 2], input: [u8; 13]) -> u64 {
     let (source, rest) = input.split_first_chunk().unwrap();
     let (destination, rest) = rest.split_first_chunk().unwrap();
-    flow_v4(seed, *source, *destination, [rest[0], rest[1]], [rest[2], rest[3]], rest[4])
+    flow_v4(seed, *source, *destination, [rest[0], rest[1]], [rest[2], rest[3]], rest[4].into())
 }
 
 /// The same of IPv6.
 fn v6(seed: [u64; 2], input: [u8; 37]) -> u64 {
     let (source, rest) = input.split_first_chunk().unwrap();
     let (destination, rest) = rest.split_first_chunk().unwrap();
-    flow_v6(seed, *source, *destination, [rest[0], rest[1]], [rest[2], rest[3]], rest[4])
+    flow_v6(seed, *source, *destination, [rest[0], rest[1]], [rest[2], rest[3]], rest[4].into())
 }
 
 fn bytes<const N: usize>(random: &mut Random) -> [u8; N] {

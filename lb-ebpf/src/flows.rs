@@ -116,10 +116,10 @@ pub fn bury<F: Frame>(frame: &F, ipv6: bool) -> u32 {
     for index in 0..BURIALS {
         let done = if ipv6 {
             let Some(burial) = frame.at::<BurialV6>(index * size_of::<BurialV6>()) else { break };
-            bury_one(&FLOWS_V6, burial.key, burial.word)
+            bury_one::<FlowKeyV6>(&FLOWS_V6, bytemuck::cast(burial.key), burial.word)
         } else {
             let Some(burial) = frame.at::<BurialV4>(index * size_of::<BurialV4>()) else { break };
-            bury_one(&FLOWS_V4, burial.key, burial.word)
+            bury_one::<FlowKeyV4>(&FLOWS_V4, bytemuck::cast(burial.key), burial.word)
         };
         buried += u32::from(done);
     }

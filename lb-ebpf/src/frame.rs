@@ -7,6 +7,7 @@ use aya_ebpf::{
 use bytemuck::Pod;
 use lb_common::{
     frame::{Frame, NoRoom},
+    reason::Reason,
     wire::ETHERNET_LEN,
 };
 
@@ -111,4 +112,14 @@ impl Frame for XdpFrame<'_> {
             _ => Err(NoRoom),
         }
     }
+
+    #[inline(always)]
+    fn apart(&mut self, work: impl FnOnce(&mut Self) -> Reason) -> Reason {
+        apart(self.context, work)
+    }
+}
+
+#[inline(never)]
+fn apart<'a>(context: &'a XdpContext, work: impl FnOnce(&mut XdpFrame<'a>) -> Reason) -> Reason {
+    work(&mut XdpFrame::new(context))
 }

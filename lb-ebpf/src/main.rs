@@ -25,8 +25,9 @@ use crate::{
 
 /// The balancer.
 #[xdp(frags)]
+#[inline(always)]
 pub fn weir(context: XdpContext) -> u32 {
-    let verdict = pipeline::process(&mut XdpFrame::new(&context), &KernelTables(&context));
+    let verdict = pipeline::process(&mut XdpFrame::new(&context), &KernelTables(Some(&context)));
     finish(verdict)
 }
 

@@ -15,6 +15,7 @@ use lb_common::{
     },
     pipeline::{Step, Tables},
     reason::Reason,
+    schedule,
     tracking::FlowEvent,
 };
 
@@ -167,8 +168,46 @@ macro_rules! loaded {
     };
 }
 
+/// What a service's scheduler draws from its ring.
+///
+/// A global function to the verifier, which looks through its loops once, and not once for every way that leads here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn weir_draw(service: u32, choice: u32, length: u32) -> u32 {
+    schedule::draw(&KernelTables(None), service, choice, length)
+}
+
+/// A key on the stack, which the verifier lets be written in aligned words only. The compiler, which knows that the kernel
+/// reads and writes packets and maps unaligned, takes care of that only where the type says so.
+#[repr(align(8))]
+struct Aligned<K>(K);
+
+impl<K> Aligned<K> {
+    #[inline(always)]
+    const fn key(&self) -> &K {
+        &self.0
+    }
+}
+
+/// The key of a route, with its address aligned.
+#[repr(C, align(8))]
+struct RouteKey<A> {
+    pad: u32,
+    key: Key<A>,
+}
+
+impl<A> RouteKey<A> {
+    #[inline(always)]
+    const fn new(bits: u32, address: A) -> Self {
+        Self { pad: 0, key: Key::new(bits, address) }
+    }
+}
+
 /// The maps, as the packet path sees them for one packet.
-pub struct KernelTables<'a>(pub &'a XdpContext);
+pub struct KernelTables<'a>(
+    /// The packet's context, where there is a packet.
+    pub Option<&'a XdpContext>,
+);
 
 impl Tables for KernelTables<'_> {
     type Entry<'a>
@@ -194,7 +233,7 @@ impl Tables for KernelTables<'_> {
     #[inline(always)]
     fn ingress_ifindex(&self) -> u32 {
         // SAFETY: the context is the kernel's own.
-        unsafe { (*self.0.ctx).ingress_ifindex }
+        self.0.map_or(0, |context| unsafe { (*context.ctx).ingress_ifindex })
     }
 
     #[inline(always)]
@@ -206,7 +245,7 @@ impl Tables for KernelTables<'_> {
     #[inline(always)]
     fn service_v6(&self, key: &EndpointV6) -> Option<Service> {
         // SAFETY: see the map: the memory outlives the packet, and the value is copied at once.
-        unsafe { SERVICES_V6.get(key) }.copied()
+        unsafe { SERVICES_V6.get(Aligned(*key).key()) }.copied()
     }
 
     #[inline(always)]
@@ -276,6 +315,11 @@ impl Tables for KernelTables<'_> {
     }
 
     #[inline(always)]
+    fn draw(&self, service: u32, choice: u32, length: u32) -> u32 {
+        weir_draw(service, choice, length)
+    }
+
+    #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "its low bits count up as well")]
     fn turn(&self, service: u32) -> u32 {
         fetch_add(&TURNS, service, u64::from(!explaining())) as u32
@@ -333,17 +377,17 @@ impl Tables for KernelTables<'_> {
     #[inline(always)]
     fn reverse_v6(&self, key: &EndpointV6) -> Option<Reverse> {
         // SAFETY: see the map: the memory outlives the packet, and the value is copied at once.
-        unsafe { REVERSE_V6.get(key) }.copied()
+        unsafe { REVERSE_V6.get(Aligned(*key).key()) }.copied()
     }
 
     #[inline(always)]
     fn route_v4(&self, address: [u8; 4]) -> Option<NextHop> {
-        ROUTES_V4.get(Key::new(32, address)).copied()
+        ROUTES_V4.get(&RouteKey::new(32, address).key).copied()
     }
 
     #[inline(always)]
     fn route_v6(&self, address: [u8; 16]) -> Option<NextHop> {
-        ROUTES_V6.get(Key::new(128, address)).copied()
+        ROUTES_V6.get(&RouteKey::new(128, address).key).copied()
     }
 
     #[inline(always)]
@@ -357,7 +401,7 @@ impl Tables for KernelTables<'_> {
             return;
         }
         // A full map is no loss: the controller empties it several times a second, and clients send again.
-        let _ = WANTED_NEIGHBOURS.insert(WantedNeighbour { address, family }, 0, u64::from(BPF_NOEXIST));
+        let _ = WANTED_NEIGHBOURS.insert(Aligned(WantedNeighbour { address, family }).key(), 0, u64::from(BPF_NOEXIST));
     }
 
     #[inline(always)]

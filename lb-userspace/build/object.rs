@@ -84,11 +84,16 @@ fn cargo(package: &str, target: &str) -> Result<Command, Failure> {
     if toolchain.core == Core::Source {
         cargo.args(["-Z", "build-std=core"]);
     }
-    // Replaces every other source of flags: those of the host's build must not reach the eBPF target.
-    let flags = format!(
-        "--cfg=bpf_target_arch=\"{}\"\x1f-Cdebuginfo=2\x1f-Clink-arg=--btf",
-        variable("CARGO_CFG_TARGET_ARCH")?
-    );
+    // Replaces every other source of flags: those of the host's build must not reach the eBPF target. The kernel lets
+    // packets and maps be accessed unaligned, so that reading an address is one instruction and not four and a puzzle.
+    let flags = [
+        &format!("--cfg=bpf_target_arch=\"{}\"", variable("CARGO_CFG_TARGET_ARCH")?),
+        "-Cdebuginfo=2",
+        "-Clink-arg=--btf",
+        "-Ctarget-cpu=v3",
+        "-Ctarget-feature=+allows-misaligned-mem-access",
+    ]
+    .join("\x1f");
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags);
     // aya-ebpf and Weir's programs use inline assembly, which is unstable for this target; this lets these crates have it
     // on a stable compiler, and changes nothing on nightly.

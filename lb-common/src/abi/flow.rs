@@ -8,7 +8,7 @@ use super::MAX_BACKEND_ID;
 pub const FLOW_COUNTERS: u32 = 16;
 
 /// 5-tuple of an IPv4 flow, as its client's packets have it: a key of the flow table.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
 pub struct FlowKeyV4 {
     /// The client's address, network order.
@@ -20,13 +20,11 @@ pub struct FlowKeyV4 {
     /// The service's port, network order.
     pub destination_port: [u8; 2],
     /// IP protocol number.
-    pub protocol: u8,
-    /// Always 0.
-    pub pad: [u8; 3],
+    pub protocol: u32,
 }
 
 /// 5-tuple of an IPv6 flow; see [`FlowKeyV4`].
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
 pub struct FlowKeyV6 {
     /// The client's address.
@@ -38,9 +36,7 @@ pub struct FlowKeyV6 {
     /// The service's port, network order.
     pub destination_port: [u8; 2],
     /// IP protocol number.
-    pub protocol: u8,
-    /// Always 0.
-    pub pad: [u8; 3],
+    pub protocol: u32,
 }
 
 /// Bits of [`FlowWord::flags`].
@@ -139,8 +135,8 @@ pub struct FlowEntry {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct BurialV4 {
-    /// The flow.
-    pub key: FlowKeyV4,
+    /// The flow, a [`FlowKeyV4`]; in bytes, since it travels as a packet and packets are not aligned.
+    pub key: [u8; 16],
     /// Its [`FlowWord`] as it was judged, in the machine's byte order; all 0 is no burial.
     pub word: [u8; 8],
 }
@@ -149,8 +145,8 @@ pub struct BurialV4 {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct BurialV6 {
-    /// The flow.
-    pub key: FlowKeyV6,
+    /// The flow, a [`FlowKeyV6`].
+    pub key: [[u8; 8]; 5],
     /// Its [`FlowWord`] as it was judged, in the machine's byte order; all 0 is no burial.
     pub word: [u8; 8],
 }

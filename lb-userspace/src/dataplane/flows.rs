@@ -54,8 +54,8 @@ impl FlowTable for KernelFlows {
         for &(key, word) in entries {
             let word = word.0.to_ne_bytes();
             match key {
-                FlowKey::V4(key) => v4.push(BurialV4 { key, word }),
-                FlowKey::V6(key) => v6.push(BurialV6 { key, word }),
+                FlowKey::V4(key) => v4.push(BurialV4 { key: bytemuck::cast(key), word }),
+                FlowKey::V6(key) => v6.push(BurialV6 { key: bytemuck::cast(key), word }),
             }
         }
         let buried = bury(&self.undertakers.v4, &v4).and_then(|v4| Ok(v4 + bury(&self.undertakers.v6, &v6)?));

@@ -87,27 +87,22 @@ pub struct Flows {
 impl FlowKey {
     /// What the client connected to: the address, port and protocol of its packets.
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "protocol numbers have eight bits")]
     pub fn destination(&self) -> Endpoint {
-        match self {
-            Self::V4(key) => Endpoint {
-                address: IpAddr::from(key.destination),
-                port: u16::from_be_bytes(key.destination_port),
-                protocol: key.protocol,
-            },
-            Self::V6(key) => Endpoint {
-                address: IpAddr::from(key.destination),
-                port: u16::from_be_bytes(key.destination_port),
-                protocol: key.protocol,
-            },
-        }
+        let (address, port, protocol) = match self {
+            Self::V4(key) => (IpAddr::from(key.destination), key.destination_port, key.protocol),
+            Self::V6(key) => (IpAddr::from(key.destination), key.destination_port, key.protocol),
+        };
+        Endpoint { address, port: u16::from_be_bytes(port), protocol: protocol as u8 }
     }
 
     /// Whether it is a TCP connection.
     #[must_use]
     pub const fn is_tcp(&self) -> bool {
-        match self {
-            Self::V4(key) => key.protocol == protocol::TCP,
-            Self::V6(key) => key.protocol == protocol::TCP,
-        }
+        let protocol = match self {
+            Self::V4(key) => key.protocol,
+            Self::V6(key) => key.protocol,
+        };
+        protocol == protocol::TCP as u32
     }
 }

@@ -25,10 +25,10 @@ fn key(v6: bool, client: u8, port: u8, protocol: u8) -> FlowKey {
     if v6 {
         let address = |last| std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last).octets();
         let (source, destination) = (address(client.into()), address(0xffff));
-        FlowKey::V6(FlowKeyV6 { source, destination, source_port, destination_port, protocol, pad: [0; 3] })
+        FlowKey::V6(FlowKeyV6 { source, destination, source_port, destination_port, protocol: protocol.into() })
     } else {
         let (source, destination) = ([203, 0, 113, client], [192, 0, 2, 1]);
-        FlowKey::V4(FlowKeyV4 { source, destination, source_port, destination_port, protocol, pad: [0; 3] })
+        FlowKey::V4(FlowKeyV4 { source, destination, source_port, destination_port, protocol: protocol.into() })
     }
 }
 

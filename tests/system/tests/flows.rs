@@ -398,13 +398,13 @@ fn client_of(key: &FlowKey) -> u32 {
 fn key_v4(client: u32) -> FlowKeyV4 {
     let (source, destination) = ((0x0a00_0000 + client).to_be_bytes(), VIP_V4.octets());
     let (source_port, destination_port) = (4000_u16.to_be_bytes(), 80_u16.to_be_bytes());
-    FlowKeyV4 { source, destination, source_port, destination_port, protocol: abi::protocol::TCP, pad: [0; 3] }
+    FlowKeyV4 { source, destination, source_port, destination_port, protocol: abi::protocol::TCP.into() }
 }
 
 fn key_v6(client: u32) -> FlowKeyV6 {
     let (source, destination) = (u128::from(client).to_be_bytes(), VIP_V6.octets());
     let (source_port, destination_port) = (4000_u16.to_be_bytes(), 80_u16.to_be_bytes());
-    FlowKeyV6 { source, destination, source_port, destination_port, protocol: abi::protocol::TCP, pad: [0; 3] }
+    FlowKeyV6 { source, destination, source_port, destination_port, protocol: abi::protocol::TCP.into() }
 }
 
 /// A key or value of lb-common's as aya takes it.

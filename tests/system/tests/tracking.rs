@@ -218,8 +218,7 @@ impl Entry {
             destination: target.ip().octets(),
             source_port: client.port().to_be_bytes(),
             destination_port: target.port().to_be_bytes(),
-            protocol: protocol::TCP,
-            pad: [0; 3],
+            protocol: protocol::TCP.into(),
         };
         let (flows, key) = (HashMap::try_from(pinned(lab, "FLOWS_V4")?)?, bytemuck::cast(key));
         let found: FlowEntry = bytemuck::cast(flows.get(&key, 0).context("the connection has no entry")?);

@@ -203,8 +203,7 @@ pub fn key(client: u16) -> FlowKeyV4 {
         destination: [192, 0, 2, 1],
         source_port: client.to_be_bytes(),
         destination_port: 80u16.to_be_bytes(),
-        protocol: protocol::TCP,
-        pad: [0; 3],
+        protocol: protocol::TCP.into(),
     }
 }
 
