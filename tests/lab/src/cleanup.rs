@@ -123,7 +123,10 @@ pub(crate) fn remove(id: &str) -> Result<()> {
 }
 
 /// From now on SIGINT, SIGTERM and SIGHUP remove this process's labs and end it with status 130.
-pub(crate) fn remove_on_signals() -> Result<()> {
+///
+/// # Errors
+/// There is a handler already.
+pub fn remove_on_signals() -> Result<()> {
     ctrlc::set_handler(|| {
         let gate = GATE.write();
         eprintln!("\nInterrupted: removing the lab.");

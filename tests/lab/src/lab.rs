@@ -1,10 +1,10 @@
 //! A lab: made by its builder, removed when dropped.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _},
     path::{Path, PathBuf},
-    process,
+    process::{self, Command},
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -26,6 +26,8 @@ use crate::{
 
 /// Bytes of the file that `/50M` serves.
 const BLOB_LENGTH: u64 = 50_000_000;
+/// Bytes of the file that `/1M` serves.
+const PAGE_LENGTH: usize = 1_000_000;
 /// The daemon's socket in the lab's directory.
 pub(crate) const SOCKET: &str = "weir.sock";
 /// Most clients, and most backends, of a lab.
@@ -264,6 +266,16 @@ impl Lab {
         config::render(self, node, services)
     }
 
+    /// Starts a program of the lab, and waits until it is `ready`; what it prints goes into a log in [`Lab::dir`].
+    ///
+    /// # Errors
+    /// It can't be started, ends, or is not ready within ten seconds; the message holds what it printed.
+    pub fn start(&self, name: &str, command: Command, ready: impl Fn() -> bool) -> Result<Process> {
+        let mut process = Process::start(name, command, self.dir().join(format!("{name}.log")))?;
+        process.wait_until(ready)?;
+        Ok(process)
+    }
+
     /// Starts Weir with the configuration `config`, and waits until it is ready.
     ///
     /// # Errors
@@ -302,6 +314,7 @@ impl Lab {
 
     fn start_servers(&mut self) -> Result<()> {
         let blob = self.blob_file();
+        fs::write(self.dir().join("1M"), vec![b'x'; PAGE_LENGTH])?;
         self.backends.iter_mut().try_for_each(|backend| backend.start(&blob))?;
         self.backends.iter_mut().try_for_each(Backend::wait)
     }

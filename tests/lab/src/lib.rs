@@ -39,6 +39,7 @@ mod weir;
 
 pub use self::{
     addresses::Family,
+    cleanup::remove_on_signals,
     command::{LabCommand, lab},
     demo::demo,
     lab::{Lab, LabBuilder},

@@ -48,6 +48,12 @@ impl WeirDaemon {
         self.dir.join("weir.toml")
     }
 
+    /// Its process id, while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
     /// All it has logged, over all its starts.
     #[must_use]
     pub fn log(&self) -> String {

@@ -17,6 +17,7 @@ use weir_lab::{
     client::{
         curl, flood,
         long_lived::{How, Kind, LongLived, PATIENCE},
+        short::Short,
         steady::Steady,
         wrk::Wrk,
     },
@@ -150,6 +151,19 @@ fn clients_count_what_fails() {
         assert!(report.requests > 100, "{report:?}");
         assert_eq!(report.by_backend, [("b1".to_owned(), report.requests)].into());
     }
+    let each = |path: &str| {
+        let addresses: Vec<_> = lab.backends().iter().map(|backend| backend.address(Family::V4)).collect();
+        let path = path.to_owned();
+        move |number: usize| format!("http://{}/{path}", addresses[number])
+    };
+    let wrk = Wrk { connections: 4, seconds: 1, keep_alive: true };
+    let report = wrk.run_each(&lab, each("")).unwrap();
+    assert_eq!(report.failed(), 0, "{report:?}");
+    assert!(report.by_backend.keys().eq(["b1", "b2"]), "{report:?}");
+    let report = wrk.download_each(&lab, each("1M")).unwrap();
+    assert_eq!(report.failed(), 0, "{report:?}");
+    assert!(report.requests > 0 && report.bytes > report.requests * 1_000_000, "{report:?}");
+    assert!(report.p50_us <= report.p99_us && report.p99_us <= report.p999_us, "{report:?}");
     let missing = Wrk { connections: 1, seconds: 1, keep_alive: true }.run(&lab, &format!("{url}missing")).unwrap();
     assert_eq!(missing.bad_status, missing.requests);
 
@@ -225,6 +239,27 @@ fn connections_tell_how_they_break() {
     lab.plug(1, true).unwrap();
     links.reopen(&everybody).unwrap();
     assert_eq!((of(&links, "b1").len(), of(&links, "b2").len()), (30, 30));
+}
+
+#[test]
+fn short_connections_are_counted_by_who_answers() {
+    if !requirements::are_met() {
+        return;
+    }
+    let mut lab = Lab::builder().clients(2).mode(Mode::L2).build().unwrap();
+    let addresses: Vec<_> = lab.backends().iter().map(|backend| backend.address(Family::V6)).collect();
+    let target = |number: usize| SocketAddr::new(addresses[number], TCP_LINE_PORT);
+    let short = Short { connections: 4, time: Duration::from_millis(300) };
+    let report = short.run_each(&lab, target).unwrap();
+    assert_eq!(report.failed(), 0, "{report:?}");
+    assert!(report.by_backend.keys().eq(["b1", "b2"]), "{report:?}");
+    assert_eq!(report.requests, report.by_backend.values().sum::<u64>());
+    assert!(report.requests > 50 && report.duration_us >= 300_000, "{report:?}");
+    assert!(report.p50_us > 0 && report.p50_us <= report.p99_us && report.p99_us <= report.p999_us, "{report:?}");
+
+    lab.stop_server(1);
+    let error = short.run_each(&lab, target).unwrap_err();
+    assert_eq!(error.to_string(), "nobody answered");
 }
 
 #[test]

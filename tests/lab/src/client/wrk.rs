@@ -18,7 +18,7 @@ pub struct Wrk {
     pub keep_alive: bool,
 }
 
-/// What wrk saw.
+/// What wrk, or another client, saw.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct Report {
     /// Complete answers.
@@ -31,7 +31,7 @@ pub struct Report {
     pub read_errors: u64,
     /// Requests that could not be sent.
     pub write_errors: u64,
-    /// Answers that took longer than two seconds.
+    /// Answers that took longer than two seconds; of downloads, ten.
     pub timeouts: u64,
     /// Answers by backend, by their header `X-Backend`.
     pub by_backend: BTreeMap<String, u64>,
@@ -39,6 +39,10 @@ pub struct Report {
     pub p50_us: u64,
     /// 99th percentile of the latency, microseconds; of several clients the worst.
     pub p99_us: u64,
+    /// The 99.9th, in the same way.
+    pub p999_us: u64,
+    /// Bytes of all answers.
+    pub bytes: u64,
     /// Duration of the run, microseconds.
     pub duration_us: u64,
 }
@@ -56,6 +60,15 @@ impl Report {
         Duration::from_micros(self.duration_us)
     }
 
+    /// What several clients saw that worked at the same time.
+    pub(super) fn of_all(reports: &[Self]) -> Self {
+        let mut sum = Self::default();
+        for report in reports {
+            sum.add(report);
+        }
+        sum
+    }
+
     fn add(&mut self, other: &Self) {
         self.requests += other.requests;
         self.bad_status += other.bad_status;
@@ -68,6 +81,8 @@ impl Report {
         }
         self.p50_us = self.p50_us.max(other.p50_us);
         self.p99_us = self.p99_us.max(other.p99_us);
+        self.p999_us = self.p999_us.max(other.p999_us);
+        self.bytes += other.bytes;
         self.duration_us = self.duration_us.max(other.duration_us);
     }
 }
@@ -81,28 +96,47 @@ impl Wrk {
     /// # Errors
     /// wrk can't be run, or not one of its requests was answered. Failed requests are no error: they are counted.
     pub fn run(self, lab: &Lab, url: &str) -> Result<Report> {
-        let script = lab.dir().join("wrk.lua");
-        fs::write(&script, include_str!("wrk.lua"))?;
-        let script: &str = &script.to_string_lossy();
+        self.run_each(lab, |_| url.to_owned())
+    }
+
+    /// The same with a URL for each client by its number, from 0.
+    ///
+    /// # Errors
+    /// As of [`Wrk::run`].
+    pub fn run_each(self, lab: &Lab, url: impl Fn(usize) -> String) -> Result<Report> {
+        self.run_script(lab, url, 2, concat!(include_str!("wrk.lua"), include_str!("wrk_count.lua")))
+    }
+
+    /// The same for large answers: wrk throws them away as they come, and does not see which backend they are from.
+    ///
+    /// # Errors
+    /// As of [`Wrk::run`].
+    pub fn download_each(self, lab: &Lab, url: impl Fn(usize) -> String) -> Result<Report> {
+        self.run_script(lab, url, 10, include_str!("wrk.lua"))
+    }
+
+    fn run_script(self, lab: &Lab, url: impl Fn(usize) -> String, patience: u32, script: &str) -> Result<Report> {
+        let file = lab.dir().join("wrk.lua");
+        fs::write(&file, script)?;
+        let file: &str = &file.to_string_lossy();
         let reports = thread::scope(|scope| {
-            let start = |client| scope.spawn(move || self.run_one(client, url, script));
-            let runs: Vec<_> = lab.clients().iter().map(start).collect();
+            let start = |(number, client)| {
+                let url = url(number);
+                scope.spawn(move || self.run_one(client, &url, patience, file))
+            };
+            let runs: Vec<_> = lab.clients().iter().enumerate().map(start).collect();
             runs.into_iter()
                 .map(|run| run.join().unwrap_or_else(|_| Err(anyhow!("the thread of wrk panicked"))))
                 .collect::<Result<Vec<_>>>()
         })?;
-        let mut sum = Report::default();
-        for report in &reports {
-            sum.add(report);
-        }
-        Ok(sum)
+        Ok(Report::of_all(&reports))
     }
 
-    fn run_one(self, client: &Netns, url: &str, script: &str) -> Result<Report> {
+    fn run_one(self, client: &Netns, url: &str, patience: u32, script: &str) -> Result<Report> {
         // wrk begins with a connection that it waits for without end.
         let mut command = client.command("timeout");
         command.args(["--kill-after=1", &(self.seconds + 5).to_string(), "wrk"]);
-        command.args(["--threads", "1", "--timeout", "2s", "--script", script]);
+        command.args(["--threads", "1", "--timeout", &format!("{patience}s"), "--script", script]);
         command.args(["--connections", &self.connections.to_string(), "--duration", &format!("{}s", self.seconds)]);
         if !self.keep_alive {
             command.args(["--header", "Connection: close"]);

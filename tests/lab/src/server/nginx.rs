@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result};
 use super::HTTP_PORTS;
 use crate::{netns::Netns, process::Process};
 
-/// Starts nginx: `/` answers with `name` (also in the header `X-Backend`), `/50M` with the file `blob`.
+/// Starts nginx: `/` answers with `name` (also in the header `X-Backend`), `/50M` with the file `blob`,
+/// `/1M` with the file of that name beside it.
 pub(super) fn start(name: &str, netns: &Netns, dir: &Path, blob: &Path) -> Result<Process> {
     fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
     let file = dir.join("nginx.conf");
@@ -23,7 +24,8 @@ fn configuration(name: &str, dir: &Path, blob: &Path) -> String {
     for port in HTTP_PORTS {
         let _ = write!(listens, "listen {port}; listen [::]:{port}; ");
     }
-    let (dir, blob) = (dir.display(), blob.display());
+    let page = blob.with_file_name("1M");
+    let (dir, blob, page) = (dir.display(), blob.display(), page.display());
     format!(
         r#"daemon off;
 master_process off;
@@ -45,6 +47,7 @@ http {{
         {listens}
         location = / {{ return 200 "{name}\n"; }}
         location = /50M {{ alias {blob}; }}
+        location = /1M {{ alias {page}; }}
     }}
 }}
 "#
