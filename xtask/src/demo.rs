@@ -9,6 +9,6 @@ use crate::{build, setup};
 pub struct Args {}
 
 pub fn run(Args {}: &Args) -> Result<()> {
-    setup::ensure()?;
+    setup::ensure(setup::Scope::Show)?;
     weir_lab::demo(&build::release()?)
 }

@@ -14,7 +14,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     let weir = if matches!(args.command, LabCommand::Up { .. }) {
-        setup::ensure()?;
+        setup::ensure(setup::Scope::Show)?;
         build::release()?
     } else {
         build::release_path()?

@@ -16,7 +16,10 @@ mod step;
 #[path = "../../lb-userspace/build/toolchain.rs"]
 mod toolchain;
 
-pub use self::{host::is_root, toolchain::cargo_bin};
+pub use self::{
+    host::{Scope, is_root},
+    toolchain::cargo_bin,
+};
 
 /// Install what building, testing and showing Weir needs
 ///
@@ -29,7 +32,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let host = Host::probe()?;
+    let host = Host::probe(Scope::Everything)?;
     report(&host);
     if args.check {
         return if host.is_ready() { Ok(()) } else { Err(missing(&host)) };
@@ -37,23 +40,23 @@ pub fn run(args: &Args) -> Result<()> {
     if host.is_ready() {
         println!("Nothing to install.");
     }
-    complete(&host)
+    complete(&host, Scope::Everything)
 }
 
 /// Installs what is missing, silently if nothing is.
-pub fn ensure() -> Result<()> {
-    let host = Host::probe()?;
+pub fn ensure(scope: Scope) -> Result<()> {
+    let host = Host::probe(scope)?;
     if !host.is_ready() {
         report(&host);
     }
-    complete(&host)
+    complete(&host, scope)
 }
 
 /// Brings the host from what it is to what it should be.
-fn complete(host: &Host) -> Result<()> {
+fn complete(host: &Host, scope: Scope) -> Result<()> {
     match Plan::new(host) {
         Plan::Nothing => Ok(()),
-        Plan::Install(steps) => install(&steps),
+        Plan::Install(steps) => install(&steps, scope),
         Plan::Print { reason, steps, by_hand } => {
             println!("\n{reason}. What to do:\n");
             for step in &steps {
@@ -68,7 +71,7 @@ fn complete(host: &Host) -> Result<()> {
     }
 }
 
-fn install(steps: &[Step]) -> Result<()> {
+fn install(steps: &[Step], scope: Scope) -> Result<()> {
     println!("\nWill:");
     for step in steps {
         println!("  - {}\n      {}", step.what, step.command);
@@ -78,7 +81,7 @@ fn install(steps: &[Step]) -> Result<()> {
     for step in steps {
         step.run(&log, io::stdout().is_terminal())?;
     }
-    let host = Host::probe()?;
+    let host = Host::probe(scope)?;
     if !host.is_ready() {
         println!();
         report(&host);

@@ -33,7 +33,7 @@ struct Tally {
 pub fn run(Args {}: &Args) -> Result<ExitCode> {
     let root = setup::is_root()?;
     if root {
-        setup::ensure()?;
+        setup::ensure(setup::Scope::Everything)?;
     }
 
     let mut tally = Tally::default();

@@ -1,10 +1,12 @@
 //! Measures Weir. docs/benchmarks.md says how to run it and what its figures mean.
 //!
 //! - `packet`: what a packet costs in the eBPF program. `recipe` is the source of its generator, too.
+//! - `peers`: the same clients through Weir and through other balancers.
 //! - `machine`, `spread`: what every report says.
 
 pub mod machine;
 pub mod packet;
+pub mod peers;
 #[allow(clippy::inline_always, reason = "it is compiled into the generator")]
 #[path = "../ebpf/src/recipe.rs"]
 pub mod recipe;

@@ -17,11 +17,13 @@ struct Cli {
 #[derive(Subcommand)]
 enum What {
     Packet(commands::packet::Args),
+    Peers(commands::peers::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().what {
         What::Packet(arguments) => commands::packet::run(arguments),
+        What::Peers(arguments) => commands::peers::run(arguments),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -25,7 +25,23 @@ pub const PROGRAMS: [Program; 6] = [
     Program { name: "wrk", package: "wrk" },
 ];
 
-/// A program that the lab runs.
+/// What `bench peers` measures beside Weir, and what its test needs.
+pub const PEERS: [Program; 3] = [
+    Program { name: "haproxy", package: "haproxy" },
+    Program { name: "/usr/lib/nginx/modules/ngx_stream_module.so", package: "libnginx-mod-stream" },
+    Program { name: "nft", package: "nftables" },
+];
+
+/// What the host is to be able to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Building and showing Weir: demo and lab.
+    Show,
+    /// That, every test, and every measurement.
+    Everything,
+}
+
+/// A program, by its name or path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Program {
     pub name: &'static str,
@@ -50,6 +66,8 @@ pub struct Host {
     pub llvm_for_linker: bool,
     /// Those of [`PROGRAMS`] that are not installed.
     pub missing_programs: Vec<Program>,
+    /// Those of [`PEERS`], if they are asked for.
+    pub missing_peers: Option<Vec<Program>>,
     /// Whether the BPF file system, where running programs are pinned, is mounted.
     pub bpffs: bool,
 }
@@ -79,7 +97,7 @@ pub struct Row {
 }
 
 impl Host {
-    pub fn probe() -> Result<Self> {
+    pub fn probe(scope: Scope) -> Result<Self> {
         let compiler = Toolchain::find(TARGET);
         if let (Err(reason), Some(_)) = (&compiler, toolchain::choice()) {
             bail!("{reason}");
@@ -92,7 +110,8 @@ impl Host {
             compiler: compiler.map(|found| Compiler { name: found.to_string(), llvm: found.llvm }),
             linker: linker(),
             llvm_for_linker: super::plan::LLVM_FILES.iter().all(|file| Path::new(file).exists()),
-            missing_programs: PROGRAMS.into_iter().filter(|p| toolchain::find_program(p.name).is_none()).collect(),
+            missing_programs: missing(&PROGRAMS),
+            missing_peers: (scope == Scope::Everything).then(|| missing(&PEERS)),
             bpffs: fs::read_to_string("/proc/mounts").is_ok_and(|mounts| bpffs_is_mounted(&mounts)),
         })
     }
@@ -102,18 +121,23 @@ impl Host {
         self.rows().iter().all(|row| row.state.is_ok())
     }
 
-    pub fn rows(&self) -> [Row; 4] {
+    pub fn rows(&self) -> Vec<Row> {
         let names = |programs: &[Program]| programs.iter().map(|p| p.name).collect::<Vec<_>>().join(" ");
         let compiler = self.compiler.as_ref().map(|found| found.name.clone()).map_err(Clone::clone);
-        let programs =
-            if self.missing_programs.is_empty() { Ok(names(&PROGRAMS)) } else { Err(names(&self.missing_programs)) };
+        let found = |all: &[Program], missing: &[Program]| {
+            if missing.is_empty() { Ok(names(all)) } else { Err(names(missing)) }
+        };
         let bpffs = if self.bpffs { Ok("mounted on /sys/fs/bpf") } else { Err("not mounted on /sys/fs/bpf") };
-        [
+        let mut rows = vec![
             Row { name: "eBPF compiler", state: compiler },
             Row { name: "bpf-linker", state: self.linker.clone() },
-            Row { name: "lab programs", state: programs },
+            Row { name: "lab programs", state: found(&PROGRAMS, &self.missing_programs) },
             Row { name: "BPF file system", state: bpffs.map(str::to_owned).map_err(str::to_owned) },
-        ]
+        ];
+        if let Some(missing) = &self.missing_peers {
+            rows.push(Row { name: "other balancers", state: found(&PEERS, missing) });
+        }
+        rows
     }
 }
 
@@ -138,6 +162,11 @@ impl System {
         let name = [field("PRETTY_NAME"), field("ID"), "this system"].into_iter().find(|name| !name.is_empty());
         Self::Other { name: name.unwrap_or_default().to_owned(), apt }
     }
+}
+
+/// Those of `programs` that are not installed.
+fn missing(programs: &[Program]) -> Vec<Program> {
+    programs.iter().filter(|program| toolchain::find_program(program.name).is_none()).copied().collect()
 }
 
 /// Whether this process may do everything: /proc shows processes as their effective user's.

@@ -1,7 +1,7 @@
 //! From what a host lacks to what to do about it.
 
 use super::{
-    host::{Host, System},
+    host::{Host, Program, System},
     step::Step,
 };
 
@@ -72,7 +72,7 @@ fn debian(host: &Host) -> Vec<Step> {
         Ok(compiler) => lacks_linker && compiler.llvm > LINKER_LLVM,
     };
 
-    let mut packages: Vec<&str> = host.missing_programs.iter().map(|program| program.package).collect();
+    let mut packages: Vec<&str> = missing(host).map(|program| program.package).collect();
     if lacks_compiler {
         packages.extend(COMPILER_PACKAGES);
     }
@@ -98,10 +98,10 @@ fn debian(host: &Host) -> Vec<Step> {
 fn elsewhere(host: &Host, has_apt: bool) -> (Vec<Step>, Vec<String>) {
     let (mut steps, mut by_hand) = (Vec::new(), Vec::new());
     if has_apt {
-        let packages: Vec<_> = host.missing_programs.iter().map(|program| program.package).collect();
+        let packages: Vec<_> = missing(host).map(|program| program.package).collect();
         steps.extend(apt(&packages, host.lists_are_old));
-    } else if !host.missing_programs.is_empty() {
-        let names: Vec<_> = host.missing_programs.iter().map(|program| program.name).collect();
+    } else if missing(host).next().is_some() {
+        let names: Vec<_> = missing(host).map(|program| program.name).collect();
         by_hand.push(format!("install these programs with the system's package manager: {}", names.join(" ")));
     }
     if host.compiler.is_err() {
@@ -119,6 +119,11 @@ fn elsewhere(host: &Host, has_apt: bool) -> (Vec<Step>, Vec<String>) {
     (steps, by_hand)
 }
 
+/// Every program that is missing.
+fn missing(host: &Host) -> impl Iterator<Item = &Program> {
+    host.missing_programs.iter().chain(host.missing_peers.iter().flatten())
+}
+
 /// `--no-remove`, because some of Debian's packages conflict (rustc-web with rustc): what to give up is the user's choice.
 fn apt(packages: &[&str], lists_are_old: bool) -> Vec<Step> {
     let mut steps = Vec::new();
@@ -134,11 +139,11 @@ fn apt(packages: &[&str], lists_are_old: bool) -> Vec<Step> {
     };
     let install = format!("apt-get install -y --no-install-recommends --no-remove {}", packages.join(" "));
     steps.push(Step::root(&packages_and_count, &install));
-    if packages.contains(&"nginx") {
-        // The lab starts its own, in namespaces.
+    // The lab starts its own, in namespaces.
+    for service in ["nginx", "haproxy"].into_iter().filter(|service| packages.contains(service)) {
         steps.push(Step::root(
-            "keep nginx from starting as a service",
-            "update-rc.d nginx disable && service nginx stop",
+            &format!("keep {service} from starting as a service"),
+            &format!("update-rc.d {service} disable && service {service} stop"),
         ));
     }
     steps
@@ -152,7 +157,7 @@ fn mount(host: &Host) -> Option<Step> {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::host::{Compiler, PROGRAMS},
+        super::host::{Compiler, PEERS, PROGRAMS},
         *,
     };
 
@@ -166,6 +171,7 @@ mod tests {
             linker: Ok("0.13.0".to_owned()),
             llvm_for_linker: false,
             missing_programs: Vec::new(),
+            missing_peers: Some(Vec::new()),
             bpffs: true,
         }
     }
@@ -176,6 +182,7 @@ mod tests {
             compiler: Err("none".to_owned()),
             linker: Err("not installed".to_owned()),
             missing_programs: PROGRAMS.to_vec(),
+            missing_peers: Some(PEERS.to_vec()),
             bpffs: false,
             ..ready()
         }
@@ -204,8 +211,9 @@ mod tests {
             [
                 "apt-get update",
                 "apt-get install -y --no-install-recommends --no-remove iproute2 util-linux ethtool nginx curl wrk \
-                 rustc-web libstd-rust-web-dev-bpf cargo-web llvm-22-dev libclang-22-dev",
+                 haproxy libnginx-mod-stream nftables rustc-web libstd-rust-web-dev-bpf cargo-web llvm-22-dev libclang-22-dev",
                 "update-rc.d nginx disable && service nginx stop",
+                "update-rc.d haproxy disable && service haproxy stop",
                 "rustup toolchain link weir-bpf /usr",
                 BUILD_LINKER,
                 "mount -t bpf bpf /sys/fs/bpf",
@@ -223,6 +231,15 @@ mod tests {
         assert_eq!(installed(&without_rustup), [install]);
         let bpffs = Host { bpffs: false, ..ready() };
         assert_eq!(installed(&bpffs), ["mount -t bpf bpf /sys/fs/bpf"]);
+    }
+
+    #[test]
+    fn other_balancers_are_installed_where_they_are_asked_for() {
+        let bare = Host { missing_peers: None, ..bare() };
+        assert!(installed(&bare).iter().all(|command| !command.contains("haproxy")));
+        let lacking = Host { missing_peers: Some(vec![PEERS[2]]), ..ready() };
+        assert_eq!(installed(&lacking), ["apt-get install -y --no-install-recommends --no-remove nftables"]);
+        assert_eq!(Plan::new(&Host { missing_peers: None, ..ready() }), Plan::Nothing);
     }
 
     #[test]
@@ -257,7 +274,8 @@ mod tests {
         );
         assert_eq!(
             by_hand,
-            ["install these programs with the system's package manager: ip nsenter ethtool nginx curl wrk"]
+            ["install these programs with the system's package manager: ip nsenter ethtool nginx curl wrk haproxy \
+              /usr/lib/nginx/modules/ngx_stream_module.so nft"]
         );
     }
 }

@@ -1,3 +1,4 @@
 //! What `cargo xtask bench` can measure, one module each.
 
 pub mod packet;
+pub mod peers;
