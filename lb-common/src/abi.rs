@@ -12,7 +12,7 @@ pub use explanation::{Explanation, explained};
 pub use flow::{BURIALS, BurialV4, BurialV6, FLOW_COUNTERS, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, flow_flags};
 
 /// Layout version of every pinned map. A controller that finds another version refuses to touch the maps.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Backend id that names no backend. Ids start at 1.
 pub const NO_BACKEND: u32 = 0;
@@ -63,6 +63,17 @@ pub struct EndpointV6 {
     pub protocol: u8,
     /// Always 0.
     pub pad: u8,
+}
+
+/// What may be under endpoints besides services on one port: bits of one word, so that no packet is looked up in vain. A bit
+/// is set before the first such entry is there, and stays.
+pub mod kinds {
+    /// Services on every port of an address.
+    pub const ANY_PORT_SERVICES: u32 = 1;
+    /// Ways back from one port of a backend.
+    pub const REVERSE: u32 = 1 << 1;
+    /// Ways back from every port of a backend.
+    pub const ANY_PORT_REVERSE: u32 = 1 << 2;
 }
 
 /// Bits of [`Service::flags`].

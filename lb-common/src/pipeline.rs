@@ -4,7 +4,10 @@
 
 use crate::{
     abi::{Backend, Egress, EndpointV4, EndpointV6, NextHop, OuterV4, OuterV6, Reverse, Service, SlotWord},
-    abi::{FlowEntry, FlowKeyV4, FlowKeyV6, Handshake, NO_BACKEND, family, flow_flags, mode, protocol, service_flags},
+    abi::{
+        FlowEntry, FlowKeyV4, FlowKeyV6, Handshake, NO_BACKEND, family, flow_flags, kinds, mode, protocol,
+        service_flags,
+    },
     encap,
     flow::PacketFlow,
     frame::Frame,
@@ -70,6 +73,8 @@ pub trait Tables {
     fn outer_v6(&self) -> OuterV6;
     /// Kernel index of the device that the packet came in by.
     fn ingress_ifindex(&self) -> u32;
+    /// Bits of [`kinds`]: what may be found at all.
+    fn kinds(&self) -> u32;
     /// Service of an IPv4 endpoint.
     fn service_v4(&self, key: &EndpointV4) -> Option<Service>;
     /// Service of an IPv6 endpoint.
@@ -220,17 +225,39 @@ fn process_ip<I: Ip, F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict 
         _ => return Verdict::pass(Reason::OtherProtocol),
     };
     let transport = Transport { ports, segment };
-    if let Some(service) = I::service(tables, packet.destination, transport.ports.destination, packet.protocol)
-        .or_else(|| I::service(tables, packet.destination, [0; 2], packet.protocol))
-    {
+    if let Some(service) = find_service::<I, T>(tables, packet.destination, ports.destination, packet.protocol) {
         return forward::<I, F, T>(frame, tables, &packet, &transport, service).unwrap_or_else(Verdict::drop);
     }
-    if let Some(reverse) = I::reverse(tables, packet.source, transport.ports.source, packet.protocol)
-        .or_else(|| I::reverse(tables, packet.source, [0; 2], packet.protocol))
-    {
+    if let Some(reverse) = find_reverse::<I, T>(tables, packet.source, ports.source, packet.protocol) {
         return reply::<I, F, T>(frame, tables, &packet, &transport, &reverse).unwrap_or_else(Verdict::drop);
     }
     Verdict::pass(Reason::NoService)
+}
+
+/// The service on this port of the address, or else on all of its ports.
+#[inline(always)]
+fn find_service<I: Ip, T: Tables>(tables: &T, address: I::Address, port: [u8; 2], protocol: u8) -> Option<Service> {
+    let found = I::service(tables, address, port, protocol);
+    if found.is_none() && tables.kinds() & kinds::ANY_PORT_SERVICES != 0 {
+        return I::service(tables, address, [0; 2], protocol);
+    }
+    found
+}
+
+/// The way back from this port of a backend, or else from all of its ports.
+#[inline(always)]
+fn find_reverse<I: Ip, T: Tables>(tables: &T, address: I::Address, port: [u8; 2], protocol: u8) -> Option<Reverse> {
+    let kinds = tables.kinds();
+    if kinds & kinds::REVERSE != 0 {
+        let found = I::reverse(tables, address, port, protocol);
+        if found.is_some() {
+            return found;
+        }
+    }
+    if kinds & kinds::ANY_PORT_REVERSE == 0 {
+        return None;
+    }
+    I::reverse(tables, address, [0; 2], protocol)
 }
 
 /// The TCP header, if it is sound.

@@ -35,6 +35,10 @@ static LOADED_SETTINGS: Settings = Settings {
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
+/// What may be in the maps below: bits of [`lb_common::abi::kinds`].
+#[map]
+static KINDS: Array<u32> = Array::with_max_entries(1, 0);
+
 // Values are copied as soon as they are found: the kernel keeps their memory for as long as a packet may look at it, but
 // since 6.1 it may give the place of a deleted one to another key at once.
 #[map]
@@ -234,6 +238,11 @@ impl Tables for KernelTables<'_> {
     fn ingress_ifindex(&self) -> u32 {
         // SAFETY: the context is the kernel's own.
         self.0.map_or(0, |context| unsafe { (*context.ctx).ingress_ifindex })
+    }
+
+    #[inline(always)]
+    fn kinds(&self) -> u32 {
+        KINDS.get(0).copied().unwrap_or(0)
     }
 
     #[inline(always)]

@@ -17,7 +17,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::{
     abi::{
         self, Backend, Egress, EndpointV4, EndpointV6, FlowEntry, FlowKeyV4, FlowKeyV6, HandshakeTimes, NextHop,
-        Reverse, Ring, Service, Settings, SlotWord, Traffic, WantedNeighbour,
+        Reverse, Ring, Service, Settings, SlotWord, Traffic, WantedNeighbour, kinds,
     },
     reason::Reason,
     tracking::FlowEvent,
@@ -31,7 +31,8 @@ use crate::tables::{Capacity, Counters, Endpoint, EndpointKey, Tables, Write};
 
 /// The maps that packets only read, but for what schedulers draw from: what a program on trial shares with the one that
 /// forwards.
-pub(super) const TABLES: [&str; 10] = [
+pub(super) const TABLES: [&str; 11] = [
+    "KINDS",
     "SERVICES_V4",
     "SERVICES_V6",
     "SLOTS",
@@ -114,6 +115,7 @@ struct Endpoints<V: Pod> {
 /// The maps.
 pub(super) struct Maps {
     settings: Array<MapData, Wire<Settings>>,
+    kinds: Array<MapData, u32>,
     services: Endpoints<Service>,
     slots: Arc<Mapped<SlotWord>>,
     backends: Mapped<Backend>,
@@ -140,6 +142,7 @@ impl Maps {
     pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
         Ok(Self {
             settings: take(ebpf, "SETTINGS")?,
+            kinds: take(ebpf, "KINDS")?,
             services: Endpoints { v4: take(ebpf, "SERVICES_V4")?, v6: take(ebpf, "SERVICES_V6")? },
             slots: Arc::new(Mapped::new(&take(ebpf, "SLOTS")?)?),
             backends: Mapped::new(&take(ebpf, "BACKENDS")?)?,
@@ -218,7 +221,10 @@ impl Maps {
                 IpNet::V4(net) => self.routes_v4.remove(&route_key_v4(*net)),
                 IpNet::V6(net) => self.routes_v6.remove(&route_key_v6(*net)),
             }),
-            Write::Reverse(endpoint, reverse) => self.reverse.insert(endpoint, *reverse),
+            Write::Reverse(endpoint, reverse) => {
+                self.announce(if endpoint.port == 0 { kinds::ANY_PORT_REVERSE } else { kinds::REVERSE })?;
+                self.reverse.insert(endpoint, *reverse)
+            }
             Write::RemoveReverse(endpoint) => self.reverse.remove(endpoint),
             Write::Backend(id, backend) => {
                 if self.backends.read(*id)?.mode == abi::mode::NONE {
@@ -237,7 +243,12 @@ impl Maps {
                 words.iter().try_for_each(|(offset, word)| self.slots.store(first.saturating_add(*offset), word))
             }
             Write::Ring(service, backends) => self.set_ring(*service, backends),
-            Write::Service(endpoint, service) => self.services.insert(endpoint, *service),
+            Write::Service(endpoint, service) => {
+                if endpoint.port == 0 && !endpoint.is_vip_marker() {
+                    self.announce(kinds::ANY_PORT_SERVICES)?;
+                }
+                self.services.insert(endpoint, *service)
+            }
             Write::RemoveService(endpoint, _) if endpoint.is_vip_marker() => self.services.remove(endpoint),
             Write::RemoveService(endpoint, service) => {
                 clear(&mut self.service_traffic, service.id, Traffic::default())?;
@@ -246,6 +257,15 @@ impl Maps {
                 self.rings.store(service.id, &Ring::zeroed())
             }
         }
+    }
+
+    /// Has packets look for entries of this kind, which they did not as long as there were none.
+    fn announce(&mut self, kind: u32) -> anyhow::Result<()> {
+        let known = self.kinds.get(&0, 0)?;
+        if known & kind == 0 {
+            self.kinds.set(0, known | kind, 0)?;
+        }
+        Ok(())
     }
 
     /// Entries beyond those of `backends` stay: packets may still count on them.

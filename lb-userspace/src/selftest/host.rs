@@ -127,6 +127,11 @@ impl pipeline::Tables for Host<'_> {
         self.ingress
     }
 
+    // Everything is looked for, so that the kernel's short cuts are compared with the long way.
+    fn kinds(&self) -> u32 {
+        u32::MAX
+    }
+
     fn service_v4(&self, key: &EndpointV4) -> Option<Service> {
         self.service((*key).into())
     }
