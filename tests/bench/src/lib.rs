@@ -2,8 +2,10 @@
 //!
 //! - `packet`: what a packet costs in the eBPF program. `recipe` is the source of its generator, too.
 //! - `peers`: the same clients through Weir and through other balancers.
-//! - `machine`, `spread`: what every report says.
+//! - `wire`: what a machine forwards, live frames on their way through a network.
+//! - `machine`, `spread`: what every report says; `cpu`: where it is measured.
 
+pub mod cpu;
 pub mod machine;
 pub mod packet;
 pub mod peers;
@@ -11,3 +13,4 @@ pub mod peers;
 #[path = "../ebpf/src/recipe.rs"]
 pub mod recipe;
 pub mod spread;
+pub mod wire;

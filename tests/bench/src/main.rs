@@ -18,12 +18,14 @@ struct Cli {
 enum What {
     Packet(commands::packet::Args),
     Peers(commands::peers::Args),
+    Wire(commands::wire::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().what {
         What::Packet(arguments) => commands::packet::run(arguments),
         What::Peers(arguments) => commands::peers::run(arguments),
+        What::Wire(arguments) => commands::wire::run(arguments),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

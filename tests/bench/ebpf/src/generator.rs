@@ -39,9 +39,10 @@ pub fn generate(context: &XdpContext, measured: &ProgramArray) -> u32 {
     xdp_action::XDP_ABORTED
 }
 
+/// Undoes what became of the packet and makes it the next one.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "an offset within a frame")]
-fn write_next(context: &XdpContext) -> Option<()> {
+pub fn write_next(context: &XdpContext) -> Option<()> {
     let recipe = RECIPE.get(0)?;
     let position = POSITION.get_ptr_mut(0)?;
     // SAFETY: runs are on one CPU, one after the other, and the host writes between them.

@@ -1,4 +1,5 @@
-//! eBPF programs that measure others: a packet generator, and the floors that the balancer is compared with.
+//! eBPF programs that measure others: a packet generator, the floors that the balancer is compared with, and both ends
+//! of a wire.
 #![no_std]
 #![no_main]
 #![allow(clippy::inline_always, reason = "in the kernel a call costs registers, stack and verifier precision")]
@@ -9,6 +10,7 @@ mod floors;
 mod generator;
 mod packet;
 mod recipe;
+mod wire;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 
@@ -48,6 +50,24 @@ pub fn parse(context: XdpContext) -> u32 {
 #[xdp(frags)]
 pub fn encapsulate(context: XdpContext) -> u32 {
     floors::encapsulate(&context).unwrap_or(xdp_action::XDP_ABORTED)
+}
+
+/// See [`wire::send`].
+#[xdp(frags)]
+pub fn send(context: XdpContext) -> u32 {
+    wire::send(&context).unwrap_or(xdp_action::XDP_ABORTED)
+}
+
+/// See [`wire::count`].
+#[xdp(frags)]
+pub fn count(context: XdpContext) -> u32 {
+    wire::count(&context).unwrap_or(xdp_action::XDP_ABORTED)
+}
+
+/// Drops everything.
+#[xdp(frags)]
+pub fn discard(_context: XdpContext) -> u32 {
+    xdp_action::XDP_DROP
 }
 
 #[panic_handler]

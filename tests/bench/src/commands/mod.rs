@@ -2,3 +2,4 @@
 
 pub mod packet;
 pub mod peers;
+pub mod wire;

@@ -8,13 +8,16 @@ use aya::{
     maps::{Array, Map, MapData, MapError, ProgramArray},
     programs::{ProgramFd, ProgramInfo, TestRun as _, TestRunOptions, Xdp},
 };
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 use weir_packets::oracle::Action;
 
-use crate::recipe::{FRAME_LEN, FRONT, Recipe};
+use crate::{
+    cpu,
+    recipe::{FRAME_LEN, FRONT, Recipe},
+};
 
-/// ELF object with the generator and the floors, aligned as ELF readers need it.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-bench-ebpf"));
+/// ELF object with the programs that measure, aligned as ELF readers need it.
+pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-bench-ebpf"));
 
 /// Programs that every other is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,15 +61,15 @@ impl Floor {
 /// A map value that this crate shares with its eBPF programs.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Wire<T>(T);
+pub(crate) struct Shared<T>(pub(crate) T);
 
 // SAFETY: bytemuck's `Pod` promises what aya's asks for: any bytes are a valid value, and there is no padding.
-unsafe impl<T: bytemuck::Pod> aya::Pod for Wire<T> {}
+unsafe impl<T: bytemuck::Pod> aya::Pod for Shared<T> {}
 
 /// The generator, loaded.
 pub struct Generator {
     ebpf: Ebpf,
-    recipe: Array<MapData, Wire<Recipe>>,
+    recipe: Array<MapData, Shared<Recipe>>,
     position: Array<MapData, u32>,
     measured: ProgramArray<MapData>,
     measured_linear: ProgramArray<MapData>,
@@ -115,7 +118,7 @@ impl Generator {
     /// # Errors
     /// The kernel refuses.
     pub fn set_recipe(&mut self, recipe: &Recipe) -> anyhow::Result<()> {
-        self.recipe.set(0, Wire(*recipe), 0).context("cannot write RECIPE")
+        self.recipe.set(0, Shared(*recipe), 0).context("cannot write RECIPE")
     }
 
     /// Puts the program `floor` behind the generator.
@@ -151,13 +154,13 @@ impl Generator {
     pub fn run(&mut self, kind: Kind, packets: u32) -> anyhow::Result<(Action, Duration)> {
         let frame = [0; FRONT + FRAME_LEN];
         self.position.set(0, 0, 0)?;
-        let before = cpu_time();
+        let before = cpu::time(ClockId::ThreadCPUTime);
         let result = program(&mut self.ebpf, kind.program())?.test_run(TestRunOptions {
             data_in: Some(&frame),
             repeat: packets,
             ..TestRunOptions::new()
         })?;
-        let took = cpu_time().checked_sub(before).context("the CPU clock went back")?;
+        let took = cpu::time(ClockId::ThreadCPUTime).checked_sub(before).context("the CPU clock went back")?;
         Ok((verdict(result.return_value)?, took))
     }
 
@@ -201,19 +204,15 @@ pub fn ensure_no_statistics() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Xdp> {
+/// The program `name` of the object.
+pub(crate) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Xdp> {
     Ok(ebpf.program_mut(name).with_context(|| format!("the object lacks the program {name}"))?.try_into()?)
 }
 
-fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<T> {
+/// The map `name` of the object, which is then the caller's.
+pub(crate) fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<T> {
     let map = ebpf.take_map(name).with_context(|| format!("the object lacks the map {name}"))?;
     T::try_from(map).with_context(|| format!("the map {name} has another shape than expected"))
-}
-
-fn cpu_time() -> Duration {
-    let now = clock_gettime(ClockId::ThreadCPUTime);
-    // The clock starts at 0 and has less than a second of nanoseconds.
-    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 fn verdict(value: u32) -> anyhow::Result<Action> {

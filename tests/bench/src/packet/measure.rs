@@ -4,7 +4,6 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use aya::programs::ProgramFd;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::{
     balancer::Balancer,
@@ -14,7 +13,7 @@ use super::{
     rows::{self, Row, Setting},
     verify::{self, Program},
 };
-use crate::spread::Spread;
+use crate::{cpu, spread::Spread};
 
 /// What tables call the program under test.
 pub const WEIR: &str = "weir";
@@ -47,7 +46,7 @@ impl Bench {
     pub fn new(options: Options) -> anyhow::Result<Self> {
         ensure!(options.rounds > 0 && options.packets > 0, "at least one packet in one round has to be measured");
         generator::ensure_no_statistics()?;
-        stay_on_one_cpu()?;
+        cpu::stay_on_one()?;
         let generator = Generator::load()?;
         let open = |pin: &PathBuf| Ok((pin.display().to_string(), generator::open_pinned(pin)?));
         let external = options.external.iter().map(open).collect::<anyhow::Result<_>>()?;
@@ -181,15 +180,6 @@ fn figures(programs: &[Program], took: &[Vec<Duration>], packets: u32) -> anyhow
         });
     }
     Ok(all)
-}
-
-/// Ties this thread to the last CPU that it may run on: the first ones have most of a system's interrupts.
-fn stay_on_one_cpu() -> anyhow::Result<()> {
-    let allowed = sched_getaffinity(None).context("cannot tell which CPUs may be used")?;
-    let last = (0..CpuSet::MAX_CPU).rev().find(|cpu| allowed.is_set(*cpu)).context("no CPU may be used")?;
-    let mut one = CpuSet::new();
-    one.set(last);
-    sched_setaffinity(None, &one).context("cannot stay on one CPU")
 }
 
 #[cfg(test)]

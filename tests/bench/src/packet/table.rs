@@ -116,7 +116,8 @@ fn nanoseconds(figure: f64) -> String {
     format!("{figure:.1}")
 }
 
-fn times(figure: f64) -> String {
+/// A multiple.
+pub(crate) fn times(figure: f64) -> String {
     format!("{figure:.2}")
 }
 
@@ -124,12 +125,13 @@ fn nothing() -> String {
     "-".to_owned()
 }
 
-fn change(before: f64, now: f64) -> String {
+/// By how much a figure has changed.
+pub(crate) fn change(before: f64, now: f64) -> String {
     if before > 0.0 { format!("{:+.1} %", (now / before - 1.0) * 100.0) } else { nothing() }
 }
 
 /// A table without borders, whose columns from the one at `numbers` on are right-aligned.
-fn new(columns: &[&str], numbers: usize) -> Table {
+pub(crate) fn new(columns: &[&str], numbers: usize) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.force_no_tty();
@@ -144,7 +146,8 @@ fn new(columns: &[&str], numbers: usize) -> Table {
     table
 }
 
-fn lines(table: &Table) -> String {
+/// What is printed of `table`.
+pub(crate) fn lines(table: &Table) -> String {
     table.trim_fmt() + "\n"
 }
 
