@@ -19,12 +19,14 @@ enum What {
     Packet(commands::packet::Args),
     Peers(commands::peers::Args),
     Wire(commands::wire::Args),
+    Plot(commands::plot::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().what {
         What::Packet(arguments) => commands::packet::run(arguments),
         What::Peers(arguments) => commands::peers::run(arguments),
+        What::Plot(arguments) => commands::plot::run(arguments),
         What::Wire(arguments) => commands::wire::run(arguments),
     };
     match outcome {

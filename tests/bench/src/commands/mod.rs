@@ -1,5 +1,6 @@
-//! What `cargo xtask bench` can measure, one module each.
+//! What `cargo xtask bench` can do, one module each.
 
 pub mod packet;
 pub mod peers;
+pub mod plot;
 pub mod wire;

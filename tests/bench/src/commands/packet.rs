@@ -8,7 +8,7 @@ use weir_bench::{
     machine::Machine,
     packet::{
         measure::{Bench, Options},
-        report::Report,
+        report::{self, Report},
         rows, table,
     },
 };
@@ -68,7 +68,7 @@ pub fn run(arguments: Args) -> Result<bool> {
         eprintln!("[{number}/{}] {row}", rows.len());
         measured.push(bench.row(row));
     }
-    let report = Report { machine, packets, rounds, rows: measured };
+    let report = Report { benchmark: report::benchmark(), machine, packets, rounds, rows: measured };
     match before {
         Some(before) => print!("{}", table::compare(&before, &report)),
         None if json => println!("{}", serde_json::to_string_pretty(&report)?),

@@ -9,7 +9,7 @@ use weir_bench::{
     peers::{
         cpu::Cpus,
         measure::{self, Options},
-        report::{Report, Row},
+        report::{self, Report, Row},
         table,
     },
 };
@@ -64,7 +64,7 @@ pub fn run(arguments: Args) -> Result<bool> {
     let cpus = Cpus::divide()?;
     let options = Options { rounds, seconds, weir: weir.into() };
     let rows = measure::measure(&rows, &cpus, &options, |what| eprintln!("{what}"))?;
-    let report = Report { machine, cpus, rounds, seconds, rows };
+    let report = Report { benchmark: report::benchmark(), machine, cpus, rounds, seconds, rows };
     match before {
         Some(before) => print!("{}", table::compare(&before, &report)),
         None if json => println!("{}", serde_json::to_string_pretty(&report)?),

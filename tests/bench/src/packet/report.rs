@@ -7,9 +7,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::{machine::Machine, spread::Spread};
 
+/// What [`Report::benchmark`] says.
+pub const BENCHMARK: &str = "packet";
+
+/// The same, for reports that were made before they said it.
+#[must_use]
+pub fn benchmark() -> String {
+    BENCHMARK.to_owned()
+}
+
 /// A run of the whole benchmark.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
+    /// Which benchmark this is of: [`BENCHMARK`].
+    #[serde(default = "benchmark")]
+    pub benchmark: String,
     /// Where and when.
     pub machine: Machine,
     /// Packets of each measurement.

@@ -154,7 +154,7 @@ pub(crate) fn lines(table: &Table) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::Machine;
+    use crate::{machine::Machine, packet::report};
 
     fn figures(program: &str, net: f64) -> Figures {
         let around = |middle: f64| Spread { min: middle * 0.75, median: middle, max: middle * 1.25 };
@@ -173,6 +173,7 @@ mod tests {
             error: None,
         };
         Report {
+            benchmark: report::benchmark(),
             machine: Machine { date: date.to_owned(), kernel: "6.18".to_owned(), cpu: "a CPU".to_owned() },
             packets: 1000,
             rounds: 5,

@@ -189,6 +189,7 @@ mod tests {
     fn report(date: &str, rate: f64) -> Report {
         let ratio = Ratio { to: Peer::Haproxy, rate: around(1.5), p99: around(0.5), per_cpu: Some(around(4.0)) };
         Report {
+            benchmark: crate::peers::report::benchmark(),
             machine: Machine { date: date.to_owned(), kernel: "6.18".to_owned(), cpu: "a CPU".to_owned() },
             cpus: Cpus { balancer: 1, rest: vec![0] },
             rounds: 5,
