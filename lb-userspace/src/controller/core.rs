@@ -10,13 +10,14 @@ use std::{
 
 use anyhow::Context;
 use lb_common::abi::service_flags;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     clock::Moment,
     desired::{BackendKey, Plan, Scope, plan},
-    edit::{BackendEdit, Edit},
+    edit::{BackendEdit, Edit, Edited},
     entry,
+    fills::Fills,
     mirror::Mirror,
     paths::NO_EGRESS,
     remains::Remains,
@@ -35,7 +36,7 @@ use crate::{
     },
     health::{Health, Target},
     nexthop::{NetworkView, Resolution},
-    spec::{OnExit, Spec},
+    spec::OnExit,
     tables::{Capacity, Dataplane, Endpoint, Write},
 };
 
@@ -51,6 +52,7 @@ pub struct Core {
     pub(super) standings: Standings,
     pub(super) sweeper: Sweeper,
     pub(super) weights: Weights,
+    fills: Fills,
     /// When services are to be looked at again, for time alone will have changed something.
     pub(super) due: BTreeMap<Endpoint, SystemTime>,
     pub(super) last_change: Option<LastChange>,
@@ -79,6 +81,7 @@ impl Core {
         let mut core = Self {
             sweeper: first_sweep(&*dataplane, &mirror, &want, now)?,
             weights: adopted_weights(&mirror),
+            fills: Fills::default(),
             due: BTreeMap::new(),
             want,
             capacity,
@@ -108,32 +111,81 @@ impl Core {
     pub fn edit(&mut self, edit: &Edit, now: Moment) -> Result<Change, ControlError> {
         self.recover(now).map_err(refused)?;
         let ended = self.ended(edit);
-        let next = self.want.with(self.edited(edit, ended)?, &self.mirror, &self.view, now.wall);
-        let mut affected = next.differences(&self.want);
-        affected.extend(ended.map(|backend| backend.service));
+        let edited = self.edited(edit, ended)?;
+        let changed =
+            edited.as_ref().and_then(|edited| edited.service().or_else(|| self.want.spec.services.get(edited.at())));
+        let changed = changed.map(entry::service_key);
+        let affected: BTreeSet<_> = changed.into_iter().chain(ended.map(|backend| backend.service)).collect();
+        let weights = self.weights.part(&affected);
+        let kept = edited.is_some();
+        let undo = edited.map(|edited| self.want.put(edited, &self.mirror, &self.view, now.wall));
+        match self.carry_out(edit, kept, &affected, ended, now) {
+            Ok(plan) => {
+                self.reconfigured = true;
+                self.take_in(&affected, &plan);
+                let change = self.change(edit, changed, &plan);
+                info!("{}; {} of {} slots moved", change.summary, change.slots_moved, change.slots);
+                self.last_change = Some(LastChange { at_unix_ms: unix_ms(now.wall), summary: change.summary.clone() });
+                Ok(change)
+            }
+            Err(refusal) => {
+                if let Some(undo) = undo {
+                    self.want.undo(undo);
+                }
+                self.weights.restore(&affected, weights);
+                if self.suspect
+                    && let Err(error) = self.recover(now)
+                {
+                    error!("the kernel's tables could not be put right, trying again: {error:#}");
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Writes what follows from `want`, into which the change of `affected` was put already; keeps it if it is one of the
+    /// configuration.
+    fn carry_out(
+        &mut self,
+        edit: &Edit,
+        kept: bool,
+        affected: &BTreeSet<Endpoint>,
+        ended: Option<BackendKey>,
+        now: Moment,
+    ) -> Result<Plan, ControlError> {
+        self.want.weigh(&mut self.weights, affected, now.monotonic);
         let remains = Remains { ended: ended.into_iter().collect(), ..self.sweeper.remains.clone() };
-        let mut weights = self.weights.clone();
-        next.weigh(&mut weights, &affected, now.monotonic);
-        let inputs = next.inputs(&self.capacity, self.dataplane.seed(), &weights, &remains, now.wall);
-        let plan = plan(&self.mirror, &inputs, Scope::Services(&affected))
+        let inputs =
+            self.want.inputs(&self.capacity, self.dataplane.seed(), &self.weights, &remains, &self.fills, now.wall);
+        let plan = plan(&self.mirror, &inputs, Scope::Services(affected))
             .map_err(|full| ControlError::Conflict(full.to_string()))?;
-        if let Some(taken) = taken(&self.mirror, &next, &plan.writes).first() {
+        if let Some(taken) = taken(&self.mirror, &self.want, &plan.writes).first() {
             return Err(ControlError::Conflict(taken.to_string()));
         }
-        // Saved first: were it written first, a power failure in between would undo what was done.
-        self.store.save(&next.spec).map_err(refused)?;
-        if let Err(error) = self.write(&plan.writes, now) {
-            self.undo(&error, now);
-            return Err(refused(error));
+        // Kept first: were it written first, a power failure in between would undo what was done.
+        if kept {
+            self.store.append(edit).map_err(refused)?;
         }
-        let previous = std::mem::replace(&mut self.want, next);
-        self.weights = weights;
-        self.reconfigured = true;
-        self.take_in(&affected, &plan);
-        let change = self.change(edit, &previous, &plan);
-        info!("{}; {} of {} slots moved", change.summary, change.slots_moved, change.slots);
-        self.last_change = Some(LastChange { at_unix_ms: unix_ms(now.wall), summary: change.summary.clone() });
-        Ok(change)
+        if let Err(failure) = self.write(&plan.writes, now) {
+            warn!("the kernel refused a change, undoing it: {failure:#}");
+            if kept && let Err(error) = self.store.take_back() {
+                error!("{error:#}: after a restart the refused change would be tried again");
+            }
+            return Err(refused(failure));
+        }
+        if kept {
+            self.fold();
+        }
+        Ok(plan)
+    }
+
+    /// Folds the journal into the state file from time to time. What fails is tried again with the next change.
+    fn fold(&mut self) {
+        if self.store.is_long()
+            && let Err(error) = self.store.save(&self.want.spec)
+        {
+            warn!("{error:#}: the journal goes on growing");
+        }
     }
 
     /// Takes in what health checks found.
@@ -150,6 +202,7 @@ impl Core {
 
     /// Takes in what became of the network.
     pub fn network(&mut self, view: Arc<NetworkView>, now: Moment) {
+        debug!("the network is seen anew");
         self.reattach();
         let affected = self.want.follow(&self.mirror, &view, self.capacity.routes);
         self.view = view;
@@ -169,6 +222,8 @@ impl Core {
             let read = Mirror::new(self.dataplane.read().context("can't read the kernel's tables")?);
             let old = std::mem::replace(&mut self.mirror, read);
             self.sweeper.read_again(&old, &self.mirror, now.monotonic);
+            // The tables may have entries of backends that are not wanted, and those need their ways until they have left.
+            self.want.look_up_all(&self.mirror, &self.view, self.capacity.routes);
             self.reconcile(Scope::Everything, now)?;
             self.suspect = false;
             info!("the kernel's tables are as they should be again");
@@ -276,7 +331,7 @@ impl Core {
         };
         self.want.weigh(&mut self.weights, affected, now.monotonic);
         let (weights, remains) = (&self.weights, &self.sweeper.remains);
-        let inputs = self.want.inputs(&self.capacity, self.dataplane.seed(), weights, remains, now.wall);
+        let inputs = self.want.inputs(&self.capacity, self.dataplane.seed(), weights, remains, &self.fills, now.wall);
         let plan = plan(&self.mirror, &inputs, scope)?;
         for taken in taken(&self.mirror, &self.want, &plan.writes) {
             warn!("the configuration has another backend there already: {taken}");
@@ -307,11 +362,11 @@ impl Core {
         self.standings.update(affected, &self.want, &self.mirror, &plan.moved);
     }
 
-    /// The configuration with a change. A backend that is leaving already, and is now `ended`, is not in it.
-    fn edited(&self, edit: &Edit, ended: Option<BackendKey>) -> Result<Spec, ControlError> {
+    /// What a change makes of the configuration; nothing if a backend is leaving already, and is now `ended`.
+    fn edited(&self, edit: &Edit, ended: Option<BackendKey>) -> Result<Option<Edited>, ControlError> {
         match (edit.apply(&self.want.spec), ended) {
-            (Err(ControlError::NotFound(_)), Some(_)) => Ok(self.want.spec.clone()),
-            (result, _) => result,
+            (Err(ControlError::NotFound(_)), Some(_)) => Ok(None),
+            (result, _) => result.map(Some),
         }
     }
 
@@ -338,24 +393,11 @@ impl Core {
         }
     }
 
-    /// After a write that failed half-way: back to what was.
-    fn undo(&mut self, failure: &anyhow::Error, now: Moment) {
-        warn!("the kernel refused a change, undoing it: {failure:#}");
-        if let Err(error) = self.store.save(&self.want.spec) {
-            error!("{error:#}: after a restart the refused change would be tried again");
-        }
-        if let Err(error) = self.recover(now) {
-            error!("the kernel's tables could not be put right, trying again: {error:#}");
-        }
-    }
-
-    fn change(&self, edit: &Edit, previous: &Want, plan: &Plan) -> Change {
-        let of_name = |want: &Want| {
-            let service = want.spec.services.iter().find(|service| service.name == edit.service());
-            service.map(entry::service_key)
-        };
+    /// What was done, and what became of the service at `changed`.
+    fn change(&self, edit: &Edit, changed: Option<Endpoint>, plan: &Plan) -> Change {
         let mut change = Change { summary: edit.summary(), ..Change::default() };
-        let Some(key) = of_name(&self.want).or_else(|| of_name(previous)) else { return change };
+        let named = || self.want.spec.services.iter().find(|service| service.name == edit.service());
+        let Some(key) = changed.or_else(|| named().map(entry::service_key)) else { return change };
         change.slots_moved = plan.moved.get(&key).copied().unwrap_or(0);
         let Some(service) = self.mirror.tables().services.get(&key) else { return change };
         change.slots = service.slot_count;

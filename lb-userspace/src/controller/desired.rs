@@ -8,12 +8,13 @@ use std::{
 
 use lb_common::{
     abi::{self, NO_BACKEND, NextHop, SlotWord, service_flags},
-    fill::{self, FillError, Member, Slot},
+    fill::{self, FillError},
     settling,
 };
 
 use super::{
     entry,
+    fills::Fills,
     full::Full,
     ids::Ids,
     mirror::Mirror,
@@ -26,7 +27,7 @@ use super::{
 use crate::{
     health::{Health, State},
     spec,
-    tables::{Capacity, Endpoint, Tables, Write, diff},
+    tables::{Capacity, Endpoint, Tables, Write, diff, diff_of_part},
 };
 
 /// What makes a backend the same one over changes of the configuration.
@@ -57,6 +58,8 @@ pub struct Inputs<'a> {
     pub weights: &'a Weights,
     /// What is left of backends that are no longer configured.
     pub remains: &'a Remains,
+    /// Slot tables that need not be filled again.
+    pub fills: &'a Fills,
     /// Which holds and deadlines are over.
     pub now: SystemTime,
 }
@@ -106,7 +109,7 @@ pub fn plan(mirror: &Mirror, inputs: &Inputs<'_>, scope: Scope<'_>) -> Result<Pl
     let (tables, plan) = desired.finish();
     let writes = match scope {
         Scope::Everything => diff(mirror.tables(), &tables),
-        Scope::Services(keys) => diff(&mirror.part(keys), &tables),
+        Scope::Services(keys) => diff_of_part(&mirror.part(keys), &mirror.tables().slots, &tables),
     };
     Ok(Plan { writes, ..plan })
 }
@@ -250,7 +253,7 @@ impl<'a> Desired<'a> {
         }
         let fill = match same_takers {
             Some(old) => old.iter().map(|word| word.current()).collect(),
-            None => fill(entry.slot_count, backends, self.inputs.seed).map_err(|error| Full::Fill {
+            None => fill(entry.slot_count, backends, self.inputs).map_err(|error| Full::Fill {
                 service: service.name.clone(),
                 slots: entry.slot_count,
                 error,
@@ -258,10 +261,13 @@ impl<'a> Desired<'a> {
         };
         let old = known.and_then(|known| self.mirror.tables().slots.get(&known.first_slot));
         let old = old.into_iter().flatten().copied().chain(std::iter::repeat(self.nothing()));
+        // Of what was not just read it is known that each base has an entry. With 100,000 backends that leaves most of what
+        // there is to do undone.
+        let some_leave = self.refill || reroutes(entry) && gone(backends).next().is_some();
         let mut moved = 0;
         let words = fill.into_iter().zip(old).map(|(current, old)| {
             moved += u32::from(current != old.current());
-            let base_leaves = base_leaves(entry, backends.get(&old.base()), current);
+            let base_leaves = some_leave && base_leaves(entry, backends.get(&old.base()), current);
             settling::retarget(old, current, base_leaves, entry.tracks_every_flow())
         });
         let words = words.collect();
@@ -346,14 +352,17 @@ fn gone(backends: &BTreeMap<u32, abi::Backend>) -> impl Iterator<Item = u32> {
 }
 
 /// Which backend has which of `slots` slots, by id; [`NO_BACKEND`] everywhere if none takes flows.
-fn fill(slots: u32, backends: &BTreeMap<u32, abi::Backend>, seed: [u64; 2]) -> Result<Vec<u32>, FillError> {
-    let members = backends.iter().filter(|(_, backend)| entry::takes_flows(backend)).map(|(id, backend)| {
+fn fill(slots: u32, backends: &BTreeMap<u32, abi::Backend>, inputs: &Inputs<'_>) -> Result<Vec<u32>, FillError> {
+    let takers = backends.iter().filter(|(_, backend)| entry::takes_flows(backend)).map(|(id, backend)| {
         let (_, address, port) = entry::identity(backend);
-        Member::new(*id, fill::key_of(address, port), backend.weight)
+        (fill::key_of(address, port), backend.weight, *id)
     });
-    let mut table = vec![Slot::EMPTY; slots as usize];
-    match fill::fill(&mut table, &mut members.collect::<Vec<_>>(), seed) {
-        Ok(()) | Err(FillError::NoBackend) => Ok(table.iter().map(Slot::backend).collect()),
+    let mut takers: Vec<_> = takers.collect();
+    takers.sort_unstable();
+    let members = takers.iter().map(|(key, weight, _)| (*key, *weight)).collect();
+    match inputs.fills.table(slots, members, inputs.seed) {
+        Ok(table) => Ok(table.iter().map(|place| takers[*place as usize].2).collect()),
+        Err(FillError::NoBackend) => Ok(vec![NO_BACKEND; slots as usize]),
         Err(error) => Err(error),
     }
 }
@@ -361,6 +370,10 @@ fn fill(slots: u32, backends: &BTreeMap<u32, abi::Backend>, seed: [u64; 2]) -> R
 /// Whether `current` gets the old flows of a slot too, whose base has the entry `base`: if there is no such backend; if it
 /// is gone, its packets are to reach another, and there is one.
 fn base_leaves(service: &abi::Service, base: Option<&abi::Backend>, current: u32) -> bool {
-    let reroutes = service.flags & service_flags::REROUTE != 0 && current != NO_BACKEND;
-    base.is_none_or(|base| reroutes && entry::is_gone(base))
+    base.is_none_or(|base| reroutes(service) && current != NO_BACKEND && entry::is_gone(base))
+}
+
+/// Whether packets of flows whose backend is gone are to reach another.
+const fn reroutes(service: &abi::Service) -> bool {
+    service.flags & service_flags::REROUTE != 0
 }

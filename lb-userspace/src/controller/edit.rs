@@ -2,14 +2,17 @@
 
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     api::control::ControlError,
-    config::{self, raw},
-    spec::Spec,
+    config::{self, Problem, raw},
+    spec::{Service, Spec},
 };
 
-/// A change of the configuration that somebody asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A change of the configuration that somebody asks for. The journal keeps it as it is here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Edit {
     /// Adds a service.
     AddService(raw::Service),
@@ -29,7 +32,8 @@ pub enum Edit {
 }
 
 /// A change of a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum BackendEdit {
     /// It takes no new flows, and goes when its old ones have ended.
     Remove {
@@ -42,6 +46,49 @@ pub enum BackendEdit {
     Drain(Option<SystemTime>),
     /// It drains no longer.
     Undrain,
+}
+
+/// What an edit makes of the one service that it is about, by its place in the configuration. No service ever gets another
+/// address, port or protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Edited {
+    /// It comes.
+    Insert(usize, Service),
+    /// It is another.
+    Replace(usize, Service),
+    /// It goes.
+    Remove(usize),
+}
+
+impl Edited {
+    /// Does it to `services`; what undoes it.
+    pub fn put(self, services: &mut Vec<Service>) -> Self {
+        match self {
+            Self::Insert(at, service) => {
+                services.insert(at, service);
+                Self::Remove(at)
+            }
+            Self::Replace(at, service) => Self::Replace(at, std::mem::replace(&mut services[at], service)),
+            Self::Remove(at) => Self::Insert(at, services.remove(at)),
+        }
+    }
+
+    /// The service as it is to be in place of what `services` have, if it is to be.
+    #[must_use]
+    pub const fn service(&self) -> Option<&Service> {
+        match self {
+            Self::Insert(_, service) | Self::Replace(_, service) => Some(service),
+            Self::Remove(_) => None,
+        }
+    }
+
+    /// Where it is, or is to be.
+    #[must_use]
+    pub const fn at(&self) -> usize {
+        match self {
+            Self::Insert(at, _) | Self::Replace(at, _) | Self::Remove(at) => *at,
+        }
+    }
 }
 
 impl Edit {
@@ -74,62 +121,84 @@ impl Edit {
         }
     }
 
-    /// `spec` with this change, all rules checked.
+    /// What this change makes of its service in `spec`, all rules checked.
     ///
     /// # Errors
     /// What it is about is not there, or is there already, or the result breaks rules.
-    pub fn apply(&self, spec: &Spec) -> Result<Spec, ControlError> {
-        let mut config = raw::Config::from(spec);
+    pub fn apply(&self, spec: &Spec) -> Result<Edited, ControlError> {
         match self {
             Self::AddService(service) => {
-                if config.services.iter().any(|other| other.name == service.name) {
+                if spec.services.iter().any(|other| other.name == service.name) {
                     return Err(ControlError::Conflict(format!("service {:?} exists already", service.name)));
                 }
+                let mut config = raw::Config::from(spec);
                 if let Some(other) = config.services.iter().find(|other| same_endpoint(other, service)) {
                     let message = format!("service {:?} has this VIP, port and protocol already", other.name);
                     return Err(ControlError::Conflict(message));
                 }
                 config.services.push(service.clone());
+                Ok(Edited::Insert(spec.services.len(), among_all(&config, spec.services.len())?))
             }
-            Self::RemoveService(name) => {
-                let index = service_index(&config, name)?;
-                config.services.remove(index);
-            }
+            Self::RemoveService(name) => Ok(Edited::Remove(service_index(spec, name)?)),
             Self::AddBackend(name, backend) => {
-                let index = service_index(&config, name)?;
-                let backends = &mut config.services[index].backends;
+                let at = service_index(spec, name)?;
+                let mut config = raw::Config::from(spec);
+                let backends = &mut config.services[at].backends;
                 if backends.iter().any(|other| other.label() == backend.label()) {
                     let message = format!("backend {:?} of service {name:?} exists already", backend.label());
                     return Err(ControlError::Conflict(message));
                 }
                 backends.push(backend.clone());
+                Ok(Edited::Replace(at, among_all(&config, at)?))
             }
             Self::Backend { service, backend, how } => {
-                let index = service_index(&config, service)?;
-                let backends = &mut config.services[index].backends;
-                let at = backends.iter().position(|other| other.label() == *backend);
-                let at = at.ok_or_else(|| ControlError::no_backend(service, backend))?;
-                match how {
-                    BackendEdit::Remove { .. } => drop(backends.remove(at)),
-                    BackendEdit::Weight(weight) => backends[at].weight = i64::from(*weight),
-                    BackendEdit::Drain(deadline) => {
-                        backends[at].draining = true;
-                        backends[at].drain_until = deadline.map(unix_seconds);
-                    }
-                    BackendEdit::Undrain => {
-                        backends[at].draining = false;
-                        backends[at].drain_until = None;
-                    }
-                }
+                let at = service_index(spec, service)?;
+                let mut service: raw::Service = (&spec.services[at]).into();
+                how.apply(&mut service, backend)?;
+                Ok(Edited::Replace(at, alone(spec, service)?))
             }
         }
-        config::validate(&config)
-            .map_err(|problems| ControlError::Invalid(problems.iter().map(ToString::to_string).collect()))
     }
 }
 
-fn service_index(config: &raw::Config, name: &str) -> Result<usize, ControlError> {
-    config.services.iter().position(|service| service.name == name).ok_or_else(|| ControlError::no_service(name))
+impl BackendEdit {
+    fn apply(self, service: &mut raw::Service, backend: &str) -> Result<(), ControlError> {
+        let at = service.backends.iter().position(|other| other.label() == *backend);
+        let at = at.ok_or_else(|| ControlError::no_backend(&service.name, backend))?;
+        let backend = &mut service.backends[at];
+        match self {
+            Self::Remove { .. } => drop(service.backends.remove(at)),
+            Self::Weight(weight) => backend.weight = i64::from(weight),
+            Self::Drain(deadline) => {
+                backend.draining = true;
+                backend.drain_until = deadline.map(unix_seconds);
+            }
+            Self::Undrain => {
+                backend.draining = false;
+                backend.drain_until = None;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The service at `at`, checked by all rules.
+fn among_all(config: &raw::Config, at: usize) -> Result<Service, ControlError> {
+    Ok(config::validate(config).map_err(|problems| invalid(&problems))?.services.swap_remove(at))
+}
+
+/// `service`, checked by the rules about one service. For changes that bring no name, no address and no port, so that they
+/// can't get in the way of other services: with 100,000 backends, to check all anew takes longer than everything else.
+fn alone(spec: &Spec, service: raw::Service) -> Result<Service, ControlError> {
+    among_all(&raw::Config { node: (&spec.node).into(), services: vec![service] }, 0)
+}
+
+fn invalid(problems: &[Problem]) -> ControlError {
+    ControlError::Invalid(problems.iter().map(ToString::to_string).collect())
+}
+
+fn service_index(spec: &Spec, name: &str) -> Result<usize, ControlError> {
+    spec.services.iter().position(|service| service.name == name).ok_or_else(|| ControlError::no_service(name))
 }
 
 /// Whether both have the same VIP, port and protocol. An address that is none is left to validation.

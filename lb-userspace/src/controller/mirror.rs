@@ -129,8 +129,9 @@ impl Mirror {
         &self.ranges
     }
 
-    /// The part of the tables that is about these services: they, their ranges, backends and ways back; and what all
-    /// services share: VIP markers, devices and ways to clients.
+    /// The part of the tables that is about these services: they, their rings, backends and ways back; and what all
+    /// services share: VIP markers, devices and ways to clients. Slots, of which there may be very many, are left where they
+    /// are.
     #[must_use]
     pub fn part(&self, services: &BTreeSet<Endpoint>) -> Tables {
         let mut part = Tables {
@@ -148,9 +149,6 @@ impl Mirror {
         for key in services {
             let Some(service) = self.tables.services.get(key) else { continue };
             part.services.insert(*key, *service);
-            if let Some(range) = self.tables.slots.get(&service.first_slot) {
-                part.slots.insert(service.first_slot, range.clone());
-            }
             if let Some(ring) = self.tables.rings.get(&service.id) {
                 part.rings.insert(service.id, ring.clone());
             }

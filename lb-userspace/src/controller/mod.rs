@@ -1,6 +1,6 @@
 //! The controller: makes the kernel's tables what configuration, health and network say they should be.
 //!
-//! - `desired` with `ids`, `paths`, `entry`, `ring`: what the tables should hold, and the writes that lead there. Pure.
+//! - `desired` with `ids`, `paths`, `entry`, `ring`, `fills`: what the tables should hold, and the writes that lead there. Pure.
 //! - `phase`: whether a backend takes flows, keeps those that it has, or is gone. Pure.
 //! - `weights`: what backends get of new flows while they start slowly or answer slowly. Pure.
 //! - `deviations`: which slots are tracked and since when, and how they become steady again. Pure.
@@ -9,7 +9,7 @@
 //! - `want`: configuration, health and network in step with one another; `edit`: what commands do to a configuration.
 //! - `core`: the state and what each input does to it; `sweeps`: what time does to it.
 //! - `standing`, `report`, `explain`: what operators see of it; `full`, `ways_back`: what they are refused, and why.
-//! - `saved`: runtime changes on disk, and what a daemon starts from.
+//! - `saved` with `journal`: runtime changes on disk, and what a daemon starts from.
 //! - `actor`: the task that owns it all. [`Controller::start`] is where a daemon begins.
 
 mod actor;
@@ -20,8 +20,10 @@ mod deviations;
 mod edit;
 mod entry;
 mod explain;
+mod fills;
 mod full;
 mod ids;
+mod journal;
 mod mirror;
 mod paths;
 mod phase;

@@ -1,7 +1,7 @@
 //! The ways that frames can take, as far as the kernel's tables care.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::IpAddr,
 };
 
@@ -57,7 +57,7 @@ impl Paths {
     pub fn new(view: &NetworkView, backends: impl IntoIterator<Item = IpAddr>, clients: bool) -> Self {
         let mut paths = Self::default();
         for address in backends {
-            paths.backends.entry(address).or_insert_with(|| Reach::of(view, view.resolve(address)));
+            paths.add(view, address);
         }
         if clients {
             let routes = view.client_routes().into_iter();
@@ -69,6 +69,13 @@ impl Paths {
         });
         paths.devices = devices.collect();
         paths
+    }
+
+    /// Adds the way to the backend at `address`; whether there was none.
+    pub fn add(&mut self, view: &NetworkView, address: IpAddr) -> bool {
+        let Entry::Vacant(place) = self.backends.entry(address) else { return false };
+        place.insert(Reach::of(view, view.resolve(address)));
+        true
     }
 
     /// The number of ways to clients of the address family that has more of them.
@@ -97,7 +104,12 @@ impl Paths {
             Reach::Known { gateway: None, .. } => None,
             reach => reach.neighbour(net.addr()),
         });
-        backends.chain(routers).collect()
+        // Many are behind the same few: collecting would sort all of them first.
+        let mut neighbours = BTreeSet::new();
+        backends.chain(routers).for_each(|neighbour| {
+            neighbours.insert(neighbour);
+        });
+        neighbours
     }
 }
 

@@ -1,4 +1,4 @@
-//! Runtime changes that outlive the daemon: the state file, and what a daemon starts from.
+//! Runtime changes that outlive the daemon: the state file with its journal, and what a daemon starts from.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
+use super::{edit::Edit, journal::Journal};
 use crate::{
     config::{self, raw},
     spec::{Backend, Service, Spec},
@@ -33,11 +34,13 @@ pub struct Start {
     pub outdated: bool,
 }
 
-/// The state file: all services as runtime changes have left them, and which configuration file that began with.
-#[derive(Clone, Debug)]
+/// What keeps runtime changes. A change is a line that is added to the journal; when that is long, the state file takes in
+/// all services as they are then, and a new journal begins.
+#[derive(Debug)]
 pub struct Store {
     path: PathBuf,
     digest: String,
+    journal: Journal,
 }
 
 /// What the state file holds.
@@ -68,22 +71,40 @@ impl Start {
 
     /// The same with `text` in place of what is in the file.
     pub fn with(config: &Path, text: Vec<u8>) -> anyhow::Result<Self> {
-        let spec = config::parse_bytes(&text, &config.display().to_string())?;
-        let path = spec.node.state_dir.join("state.toml");
-        let store = Store { path, digest: hex(&Sha256::digest(&text)) };
-        let (spec, outdated) = match store.load()? {
-            None => (spec, false),
-            Some(saved) => {
+        let mut spec = config::parse_bytes(&text, &config.display().to_string())?;
+        let directory = spec.node.state_dir.clone();
+        let (digest, journal) = (hex(&Sha256::digest(&text)), Journal::at(directory.join("journal")));
+        let mut store = Store { path: directory.join("state.toml"), digest, journal };
+        let outdated = match store.load()? {
+            None => {
+                let digest = store.digest.clone();
+                let edits = store.journal.open(&digest)?;
+                if let Some(edits) = &edits {
+                    let file = spec.clone();
+                    store.replay(&mut spec, edits)?;
+                    store.tell_resumed(&file, &spec);
+                } else {
+                    store.tell_dropped(config, "they are of the file as it was");
+                }
+                edits.is_none()
+            }
+            Some((saved, digest)) => {
                 let current = saved.config_sha256 == store.digest;
                 let raw = raw::Config { node: raw::Node::from(&spec.node), services: saved.services };
                 match (config::validate(&raw), current) {
-                    (Ok(saved), true) => (store.resume(&spec, saved), false),
+                    (Ok(saved), true) => {
+                        let edits = store.journal.open(&digest)?.unwrap_or_default();
+                        let file = std::mem::replace(&mut spec, saved);
+                        store.replay(&mut spec, &edits)?;
+                        store.tell_resumed(&file, &spec);
+                    }
                     (Err(problems), true) => {
                         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
                         return Err(store.unusable(&problems.join("; ")));
                     }
-                    (saved, false) => (store.give_way(config, spec, saved.ok().as_ref()), true),
+                    (saved, false) => store.give_way(config, &spec, saved.ok().as_ref()),
                 }
+                !current
             }
         };
         Ok(Self { config: config.to_owned(), text, spec, store, outdated })
@@ -91,33 +112,60 @@ impl Start {
 }
 
 impl Store {
-    /// Keeps the services of `spec`, on disk by the time it returns.
+    /// Keeps a change, on disk by the time it returns.
+    pub fn append(&mut self, edit: &Edit) -> anyhow::Result<()> {
+        self.journal.append(edit)
+    }
+
+    /// Takes the change back that was kept last, which has to be one that this process kept.
+    pub fn take_back(&mut self) -> anyhow::Result<()> {
+        self.journal.take_back()
+    }
+
+    /// Whether the journal has become so long that it is time to [save](Self::save).
+    #[must_use]
+    pub fn is_long(&self) -> bool {
+        self.journal.is_long()
+    }
+
+    /// Keeps the services of `spec`, on disk by the time it returns, and begins a new journal.
     ///
-    /// The file is replaced as a whole: it is the old one or the new one, whenever the power fails.
-    pub fn save(&self, spec: &Spec) -> anyhow::Result<()> {
+    /// The file is replaced as a whole: it is the old one or the new one, whenever the power fails. The journal tells which
+    /// of them it goes on from.
+    pub fn save(&mut self, spec: &Spec) -> anyhow::Result<()> {
         let services = spec.services.iter().map(Into::into).collect();
         let saved = Saved { config_sha256: self.digest.clone(), services };
         let text = format!("{HEADER}{}", toml::to_string(&saved).context("can't write services as TOML")?);
-        self.replace(text.as_bytes()).with_context(|| format!("can't save the change in {}", self.path.display()))
+        let saved = replace(&self.path, text.as_bytes());
+        saved.with_context(|| format!("can't save the change in {}", self.path.display()))?;
+        self.journal.begin(hex(&Sha256::digest(&text)))
     }
 
     /// Forgets what was saved.
-    pub fn forget(&self) -> anyhow::Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("can't remove {}", self.path.display()))
-            }
-            _ => Ok(()),
-        }
+    pub fn forget(&mut self) -> anyhow::Result<()> {
+        remove(&self.path)?;
+        self.journal.begin(self.digest.clone())
     }
 
-    fn load(&self) -> anyhow::Result<Option<Saved>> {
+    /// What was saved, and the digest of the file.
+    fn load(&self) -> anyhow::Result<Option<(Saved, String)>> {
         let text = match fs::read_to_string(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.unusable(&error.to_string())),
         };
-        toml::from_str(&text).map(Some).map_err(|error| self.unusable(error.to_string().trim_end()))
+        let saved = toml::from_str(&text).map_err(|error| self.unusable(error.to_string().trim_end()))?;
+        Ok(Some((saved, hex(&Sha256::digest(&text)))))
+    }
+
+    fn replay(&self, spec: &mut Spec, edits: &[Edit]) -> anyhow::Result<()> {
+        for edit in edits {
+            let edited = edit.apply(spec);
+            edited
+                .map_err(|error| self.journal.unusable(&format!("{}: {error}", edit.summary())))?
+                .put(&mut spec.services);
+        }
+        Ok(())
     }
 
     fn unusable(&self, why: &str) -> anyhow::Error {
@@ -128,38 +176,51 @@ impl Store {
         )
     }
 
-    fn resume(&self, file: &Spec, saved: Spec) -> Spec {
-        let differences = differences(&file.services, &saved.services);
+    fn tell_resumed(&self, file: &Spec, now: &Spec) {
+        let differences = differences(&file.services, &now.services);
         if !differences.is_empty() {
             info!("going on with the runtime changes saved in {}: {}", self.path.display(), differences.join("; "));
         }
-        saved
     }
 
-    fn give_way(&self, config: &Path, file: Spec, saved: Option<&Spec>) -> Spec {
+    /// Tells what becomes of runtime changes that were `saved` with another configuration file than `file`.
+    fn give_way(&self, config: &Path, file: &Spec, saved: Option<&Spec>) {
         let differences = saved.map(|saved| differences(&file.services, &saved.services));
-        let what = match differences.as_deref() {
-            None => "its services break today's rules".to_owned(),
-            Some([]) => "there is none that the file lacks".to_owned(),
-            Some(some) => some.join("; "),
-        };
+        match differences.as_deref() {
+            None => self.tell_dropped(config, "its services break today's rules"),
+            Some([]) => self.tell_dropped(config, "there is none that the file lacks"),
+            Some(some) => self.tell_dropped(config, &some.join("; ")),
+        }
+    }
+
+    fn tell_dropped(&self, config: &Path, what: &str) {
         warn!(
             "{} has changed since runtime changes were saved in {}, so these are dropped: {what}",
             config.display(),
             self.path.display()
         );
-        file
     }
+}
 
-    fn replace(&self, bytes: &[u8]) -> io::Result<()> {
-        let directory = self.path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(directory)?;
-        let next = self.path.with_extension("toml.new");
-        let mut file = File::create(&next)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&next, &self.path)?;
-        File::open(directory)?.sync_all()
+/// Puts `bytes` in place of the file at `path`.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(directory)?;
+    let next = path.with_extension("toml.new");
+    let mut file = File::create(&next)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&next, path)?;
+    File::open(directory)?.sync_all()
+}
+
+/// Removes the file at `path`, if it is there.
+pub(super) fn remove(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("can't remove {}", path.display()))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -208,7 +269,7 @@ fn by_name<T>(items: &[T], name: impl Fn(&T) -> &String) -> BTreeMap<&str, &T> {
     items.iter().map(|item| (name(item).as_str(), item)).collect()
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut hex, byte| {
         // Writing to a string can't fail.
         let _ = write!(hex, "{byte:02x}");

@@ -162,7 +162,7 @@ impl Core {
             info!("backend {}/{} has left: no flow of it is left", self.name(&key), backend.name);
         }
         // Their neighbours need not be kept fresh any more.
-        if let Some(affected) = self.want.follow(&self.mirror, &self.view, self.capacity.routes) {
+        if let Some(affected) = self.want.look_up_all(&self.mirror, &self.view, self.capacity.routes) {
             self.keep_right(&affected, now);
         }
         self.reconfigured = true;

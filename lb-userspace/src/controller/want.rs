@@ -1,7 +1,7 @@
 //! What the tables are to follow from: configuration, health and network, kept in step with one another.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::{IpAddr, SocketAddr},
     num::NonZeroU16,
     time::{Duration, SystemTime},
@@ -13,7 +13,9 @@ use tracing::error;
 
 use super::{
     desired::{BackendKey, Inputs},
+    edit::Edited,
     entry,
+    fills::Fills,
     full::Full,
     mirror::Mirror,
     paths::{Paths, Reach},
@@ -38,6 +40,18 @@ pub struct Want {
     pub paths: Paths,
 }
 
+/// What undoes a [`Want::put`].
+#[derive(Debug)]
+pub struct Undo {
+    edited: Edited,
+    /// Health of the service's backends as it was.
+    health: BTreeMap<BackendKey, Health>,
+    /// Addresses that no backend had.
+    added: Vec<IpAddr>,
+    /// All ways as they were, where they were looked up anew.
+    paths: Option<Paths>,
+}
+
 impl Want {
     /// For a daemon that starts: of backends that have an entry, what that says of their health is believed. One that takes
     /// no new flows but is not gone may have been held, or not checked yet: the first check decides.
@@ -45,7 +59,7 @@ impl Want {
     /// Of more ways to clients than the `capacity` of their table, those that it holds are kept, then the shortest
     /// prefixes: most clients are reached, and backends and health are looked after all the same.
     pub fn new(spec: Spec, mirror: &Mirror, view: &NetworkView, capacity: u32, now: SystemTime) -> Self {
-        let health = checked_backends(&spec).map(|(key, checked)| {
+        let health = checked_backends(&spec.services).map(|(key, checked)| {
             let service = mirror.tables().services.get(&key.service);
             let id = service.and_then(|service| mirror.backend_id(service.id, key.address, key.port));
             let health = match id.and_then(|id| mirror.tables().backends.get(&id)) {
@@ -62,20 +76,65 @@ impl Want {
         Self { spec, health, paths }
     }
 
-    /// With another configuration: what stays in it keeps its health.
-    pub fn with(&self, spec: Spec, mirror: &Mirror, view: &NetworkView, now: SystemTime) -> Self {
-        let was_checked: BTreeMap<_, _> = checked_backends(&self.spec).collect();
-        let health = checked_backends(&spec).map(|(key, checked)| {
-            let known = self.health.get(&key).filter(|_| was_checked.get(&key) == Some(&checked));
-            let new = || if checked { Health::unknown(now) } else { Health::unchecked(now) };
-            (key, known.cloned().unwrap_or_else(new))
-        });
-        let mut paths = paths(&spec, mirror, view);
-        if needs_clients(&spec) && needs_clients(&self.spec) {
-            // These may have stayed behind the view (see `follow`), and no other change is to fail for that.
-            paths.clients.clone_from(&self.paths.clients);
+    /// Takes in what an edit makes of a service: of its backends, those that stay keep their health. What undoes it, whole.
+    ///
+    /// It costs what the one service does, unless that goes, or is the first or last that needs the ways to clients: then
+    /// all ways are looked up anew.
+    pub fn put(&mut self, edited: Edited, mirror: &Mirror, view: &NetworkView, now: SystemTime) -> Undo {
+        let needed_clients = needs_clients(&self.spec);
+        let goes = matches!(edited, Edited::Remove(_));
+        let new = edited.service().cloned();
+        let edited = edited.put(&mut self.spec.services);
+        let old = edited.service();
+        let mut health = BTreeMap::new();
+        let mut added = Vec::new();
+        if let Some(key) = new.as_ref().or(old).map(entry::service_key) {
+            let was_checked: BTreeMap<_, _> = checked_backends(old).collect();
+            health = self.take_health(key);
+            for (key, checked) in checked_backends(new.as_ref()) {
+                let known = health.get(&key).filter(|_| was_checked.get(&key) == Some(&checked));
+                let unheard = || if checked { Health::unknown(now) } else { Health::unchecked(now) };
+                self.health.insert(key, known.cloned().unwrap_or_else(unheard));
+                if self.paths.add(view, key.address) {
+                    added.push(key.address);
+                }
+            }
         }
-        Self { health: health.collect(), paths, spec }
+        let needs_clients = needs_clients(&self.spec);
+        let paths = (goes || needs_clients != needed_clients).then(|| {
+            let mut paths = paths(&self.spec, mirror, view);
+            if needs_clients && needed_clients {
+                // These may have stayed behind the view (see `follow`), and no other change is to fail for that.
+                paths.clients.clone_from(&self.paths.clients);
+            }
+            std::mem::replace(&mut self.paths, paths)
+        });
+        Undo { edited, health, added, paths }
+    }
+
+    /// Undoes what [`put`](Self::put) did last.
+    pub fn undo(&mut self, undo: Undo) {
+        let Undo { edited, health, added, paths } = undo;
+        let service = edited.service().or_else(|| self.spec.services.get(edited.at()));
+        if let Some(key) = service.map(entry::service_key) {
+            self.take_health(key);
+        }
+        self.health.extend(health);
+        if let Some(paths) = paths {
+            self.paths = paths;
+        }
+        for address in added {
+            self.paths.backends.remove(&address);
+        }
+        edited.put(&mut self.spec.services);
+    }
+
+    /// Takes the health of a service's backends out.
+    fn take_health(&mut self, service: Endpoint) -> BTreeMap<BackendKey, Health> {
+        let first = BackendKey { service, address: IpAddr::from([0; 4]), port: 0 };
+        let own = self.health.range(first..).map(|(key, _)| *key).take_while(|key| key.service == service);
+        let own: Vec<_> = own.collect();
+        own.into_iter().filter_map(|key| self.health.remove_entry(&key)).collect()
     }
 
     /// The services by key.
@@ -92,10 +151,11 @@ impl Want {
         seed: [u64; 2],
         weights: &'a Weights,
         remains: &'a Remains,
+        fills: &'a Fills,
         now: SystemTime,
     ) -> Inputs<'a> {
         let (health, paths) = (&self.health, &self.paths);
-        Inputs { services: self.services(), seed, capacity, health, paths, weights, remains, now }
+        Inputs { services: self.services(), seed, capacity, health, paths, weights, remains, fills, now }
     }
 
     /// Has `weights` follow how the backends of `services` stand at `now`, of the monotonic clock.
@@ -119,33 +179,41 @@ impl Want {
         }
     }
 
-    /// The services that `other` has otherwise, has not, or has besides.
-    #[must_use]
-    pub fn differences(&self, other: &Self) -> BTreeSet<Endpoint> {
-        let (ours, theirs) = (self.services(), other.services());
-        ours.keys().chain(theirs.keys()).filter(|key| ours.get(key) != theirs.get(key)).copied().collect()
-    }
-
     /// Takes in a new view of the network. Says which services' backends are reached otherwise; `None` is that nothing
     /// at all is different.
     ///
     /// Of more ways to clients than the `capacity` of their table, those to the same prefixes as before are kept, then
     /// the shortest.
     pub fn follow(&mut self, mirror: &Mirror, view: &NetworkView, capacity: u32) -> Option<BTreeSet<Endpoint>> {
-        let mut new = paths(&self.spec, mirror, view);
+        let new = Paths::new(view, self.paths.backends.keys().copied(), needs_clients(&self.spec));
+        self.go_by(new, mirror, capacity)
+    }
+
+    /// The same where entries have come or gone otherwise than by [`put`](Self::put): ways to backends that have left are
+    /// not looked at any more, and those to others that have an entry are.
+    pub fn look_up_all(&mut self, mirror: &Mirror, view: &NetworkView, capacity: u32) -> Option<BTreeSet<Endpoint>> {
+        self.go_by(paths(&self.spec, mirror, view), mirror, capacity)
+    }
+
+    fn go_by(&mut self, mut new: Paths, mirror: &Mirror, capacity: u32) -> Option<BTreeSet<Endpoint>> {
         fit_clients(&mut new, capacity, |net| self.paths.clients.contains_key(net));
         if new == self.paths {
             return None;
         }
         let old = std::mem::replace(&mut self.paths, new);
-        let differs = |address: &IpAddr| self.paths.backends.get(address) != old.backends.get(address);
+        let addresses = self.paths.backends.keys().chain(old.backends.keys());
+        let differ = addresses.filter(|address| self.paths.backends.get(address) != old.backends.get(address));
+        let differ: HashSet<IpAddr> = differ.copied().collect();
+        if differ.is_empty() {
+            return Some(BTreeSet::new());
+        }
         let tables = mirror.tables();
         let affected = self.services().into_iter().filter(|(key, service)| {
             let id = tables.services.get(key).map(|entry| entry.id);
             let mut entries =
                 id.into_iter().flat_map(|id| mirror.backends_of(id)).filter_map(|id| tables.backends.get(&id));
-            service.backends.iter().any(|backend| differs(&backend.address))
-                || entries.any(|entry| differs(&entry::address(entry)))
+            service.backends.iter().any(|backend| differ.contains(&backend.address))
+                || entries.any(|entry| differ.contains(&entry::address(entry)))
         });
         Some(affected.map(|(key, _)| key).collect())
     }
@@ -185,8 +253,8 @@ pub fn backend_key(service: Endpoint, backend: &Backend) -> BackendKey {
 }
 
 /// Every backend, and whether it has health checks.
-fn checked_backends(spec: &Spec) -> impl Iterator<Item = (BackendKey, bool)> {
-    spec.services.iter().flat_map(|service| {
+fn checked_backends<'a>(services: impl IntoIterator<Item = &'a Service>) -> impl Iterator<Item = (BackendKey, bool)> {
+    services.into_iter().flat_map(|service| {
         let key = entry::service_key(service);
         let checked = move |backend| service.health.is_some() && check_address(service, backend).is_some();
         service.backends.iter().map(move |backend| (backend_key(key, backend), checked(backend)))

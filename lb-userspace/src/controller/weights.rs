@@ -58,6 +58,8 @@ pub struct Weights(BTreeMap<Endpoint, OfService>);
 #[derive(Clone, Debug)]
 struct OfService {
     backends: BTreeMap<(IpAddr, u16), OfBackend>,
+    /// Somebody starts slowly: nobody else's share follows from time alone, and there may be very many of them.
+    starting: bool,
     /// When paces were last looked at, if they matter.
     adjusted: Option<Duration>,
 }
@@ -149,6 +151,7 @@ impl Weights {
             of_backend.follow(presence(backend), service, now);
             known.backends.insert(at, of_backend);
         }
+        known.look_for_starting();
         if service.scheduler != Scheduler::ResponseTime {
             known.adjusted = None;
         }
@@ -157,6 +160,18 @@ impl Weights {
     /// Forgets all services but these.
     pub fn retain(&mut self, services: &BTreeMap<Endpoint, &Service>) {
         self.0.retain(|key, _| services.contains_key(key));
+    }
+
+    /// What is known of these services, to [restore](Self::restore) it.
+    #[must_use]
+    pub fn part(&self, services: &BTreeSet<Endpoint>) -> Self {
+        Self(services.iter().filter_map(|key| Some((*key, self.0.get(key)?.clone()))).collect())
+    }
+
+    /// Puts back what was known of these services: `part`, and nothing else.
+    pub fn restore(&mut self, services: &BTreeSet<Endpoint>, part: Self) {
+        self.0.retain(|key, _| !services.contains(key));
+        self.0.extend(part.0);
     }
 
     /// Whether it is time for the times that backends have needed, before the next [tick](Self::tick).
@@ -189,8 +204,11 @@ impl Weights {
         let changed = self.0.iter_mut().filter_map(|(key, known)| {
             let service = services.get(key)?;
             let mut changed = false;
-            for backend in known.backends.values_mut() {
-                changed |= backend.go_on(service.slow_start, now);
+            if known.starting {
+                for backend in known.backends.values_mut() {
+                    changed |= backend.go_on(service.slow_start, now);
+                }
+                known.look_for_starting();
             }
             if service.scheduler == Scheduler::ResponseTime {
                 changed |= known.adjust(now);
@@ -204,12 +222,11 @@ impl Weights {
     #[must_use]
     pub fn of<'a>(&'a self, key: &Endpoint, service: &'a Service) -> OfOne<'a> {
         let known = self.0.get(key);
-        let any = |has: fn(&OfBackend) -> bool| known.is_some_and(|known| known.backends.values().any(has));
         OfOne {
             service,
             known,
-            starting: any(|backend| matches!(backend.state, State::Starting { .. })),
-            paced: any(|backend| backend.pace != FULL_PACE),
+            starting: known.is_some_and(|known| known.starting),
+            paced: known.is_some_and(|known| known.backends.values().any(|backend| backend.pace != FULL_PACE)),
         }
     }
 
@@ -240,7 +257,11 @@ impl OfOne<'_> {
 
 impl OfService {
     const fn new() -> Self {
-        Self { backends: BTreeMap::new(), adjusted: None }
+        Self { backends: BTreeMap::new(), starting: false, adjusted: None }
+    }
+
+    fn look_for_starting(&mut self) {
+        self.starting = self.backends.values().any(|backend| matches!(backend.state, State::Starting { .. }));
     }
 
     fn is_due(&self, now: Duration) -> bool {

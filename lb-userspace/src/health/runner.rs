@@ -14,7 +14,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time,
 };
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{Answers, CheckError, Health, Machine, Probe, next_check};
 use crate::spec;
@@ -192,6 +192,7 @@ impl<K: Clone> Checks<K> {
             };
             if result.is_some_and(|result| self.machine.observe(&result, &rules, SystemTime::now())) {
                 let (backend, health) = (self.key.clone(), self.machine.health().clone());
+                debug!("{} is {:?}", self.target.address, health.state);
                 if self.sender.send(Event { backend, health, generation: self.generation }).await.is_err() {
                     return;
                 }

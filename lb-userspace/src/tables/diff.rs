@@ -16,13 +16,19 @@ use super::{Tables, Write};
 /// an old one's: the allocation sees to both.
 #[must_use]
 pub fn diff(actual: &Tables, desired: &Tables) -> Vec<Write> {
+    diff_of_part(actual, &actual.slots, desired)
+}
+
+/// The same where `actual` is without its slots, which are among `slots`.
+#[must_use]
+pub fn diff_of_part(actual: &Tables, slots: &BTreeMap<u32, Vec<SlotWord>>, desired: &Tables) -> Vec<Write> {
     let mut writes = Vec::new();
     writes.extend(changed(&actual.egresses, &desired.egresses).map(|(index, egress)| Write::Egress(*index, *egress)));
     writes.extend(changed(&actual.routes, &desired.routes).map(|(net, hop)| Write::Route(*net, *hop)));
     writes.extend(changed(&actual.reverse, &desired.reverse).map(|(key, reverse)| Write::Reverse(*key, *reverse)));
     writes.extend(changed(&actual.backends, &desired.backends).map(|(id, backend)| Write::Backend(*id, *backend)));
     writes.extend(desired.slots.iter().filter_map(|(first, range)| {
-        let words = changed_words(actual.slots.get(first).map_or(&[], Vec::as_slice), range);
+        let words = changed_words(slots.get(first).map_or(&[], Vec::as_slice), range);
         (!words.is_empty()).then_some(Write::Slots { first: *first, words })
     }));
     writes.extend(changed(&actual.rings, &desired.rings).map(|(id, ring)| Write::Ring(*id, ring.clone())));

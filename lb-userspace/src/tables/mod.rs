@@ -21,7 +21,7 @@ use crate::{
     spec::{TableSizes, XdpMode},
 };
 
-pub use diff::diff;
+pub use diff::{diff, diff_of_part};
 
 /// Everything the kernel's tables hold, or should hold; also used for the part of it that concerns some services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

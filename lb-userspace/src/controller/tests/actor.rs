@@ -192,7 +192,7 @@ async fn services_come_and_go() {
 async fn a_command_that_fails_changes_nothing() {
     let daemon = Daemon::new(&service("web", 80, "l2", &[1, 2, 3]));
     daemon.handle().drain("web", "b3", None).await.unwrap();
-    let state = daemon.directory.path().join("state/state.toml");
+    let state = daemon.directory.path().join("state/journal");
     let (tables, saved) = (daemon.tables(), fs::read(&state).unwrap());
     let services = daemon.handle().services().await.unwrap();
     let invalid = daemon.handle().set_weight("web", "b1", 1001).await;

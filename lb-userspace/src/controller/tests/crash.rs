@@ -146,10 +146,7 @@ fn take_in(world: &mut World, view: &mut NetworkView, current: &mut String, step
     match step {
         Step::Configure(services) => {
             *current = text(services);
-            let next = world.want.with(spec(current), &world.mirror, view, START);
-            let affected = next.differences(&world.want);
-            world.want = next;
-            affected
+            world.put(spec(current), view, START)
         }
         Step::Health(octet, up) => {
             let state = if *up { State::Up } else { State::Down };

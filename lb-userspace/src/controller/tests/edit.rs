@@ -7,6 +7,22 @@ use crate::{
     controller::edit::{BackendEdit, Edit},
 };
 
+/// What an edit makes of a whole configuration.
+trait After {
+    fn after(&self, spec: &Spec) -> Result<Spec, ControlError>;
+}
+
+impl After for Edit {
+    fn after(&self, spec: &Spec) -> Result<Spec, ControlError> {
+        let mut after = spec.clone();
+        let undo = self.apply(spec)?.put(&mut after.services);
+        let mut again = after.clone();
+        undo.put(&mut again.services);
+        assert_eq!(&again, spec, "it is undone whole");
+        Ok(after)
+    }
+}
+
 fn two() -> Spec {
     spec(&(service("web", 80, "l2", &[1, 2]) + &service("nat", 81, "nat", &[1])))
 }
@@ -28,42 +44,42 @@ fn each_edit_changes_what_it_says_and_nothing_else() {
     let mut expected = two();
     expected.services[0].backends[1].draining = true;
     let edit = backend("web", "b2", BackendEdit::Drain(None));
-    assert_eq!(edit.apply(&two()).unwrap(), expected);
+    assert_eq!(edit.after(&two()).unwrap(), expected);
     assert_eq!(edit.summary(), "backend \"b2\" of service \"web\" drained");
-    assert_eq!(backend("web", "b2", BackendEdit::Undrain).apply(&expected).unwrap(), two());
+    assert_eq!(backend("web", "b2", BackendEdit::Undrain).after(&expected).unwrap(), two());
 
     expected = two();
     expected.services[0].backends[1].weight = 9;
-    assert_eq!(backend("web", "b2", BackendEdit::Weight(9)).apply(&two()).unwrap(), expected);
+    assert_eq!(backend("web", "b2", BackendEdit::Weight(9)).after(&two()).unwrap(), expected);
 
     expected = two();
     expected.services[0].backends.remove(0);
-    assert_eq!(backend("web", "b1", BackendEdit::Remove { now: false }).apply(&two()).unwrap(), expected);
+    assert_eq!(backend("web", "b1", BackendEdit::Remove { now: false }).after(&two()).unwrap(), expected);
 
-    let added = Edit::AddBackend("web".into(), new_backend("198.51.100.9")).apply(&two()).unwrap();
+    let added = Edit::AddBackend("web".into(), new_backend("198.51.100.9")).after(&two()).unwrap();
     assert_eq!(added.services[0].backends[2].name, "198.51.100.9");
     assert_eq!(added.services[1], two().services[1]);
 
-    let added = Edit::AddService(raw_service("more", 82)).apply(&two()).unwrap();
+    let added = Edit::AddService(raw_service("more", 82)).after(&two()).unwrap();
     assert_eq!((added.services.len(), added.services[2].name.as_str()), (3, "more"));
-    assert_eq!(Edit::RemoveService("more".into()).apply(&added).unwrap(), two());
+    assert_eq!(Edit::RemoveService("more".into()).after(&added).unwrap(), two());
 }
 
 #[test]
 fn what_is_not_there_is_not_found() {
     let no_service = Err(ControlError::no_service("wob"));
-    assert_eq!(Edit::RemoveService("wob".into()).apply(&two()), no_service);
-    assert_eq!(Edit::AddBackend("wob".into(), new_backend("198.51.100.9")).apply(&two()), no_service);
-    assert_eq!(backend("wob", "b1", BackendEdit::Remove { now: false }).apply(&two()), no_service);
+    assert_eq!(Edit::RemoveService("wob".into()).after(&two()), no_service);
+    assert_eq!(Edit::AddBackend("wob".into(), new_backend("198.51.100.9")).after(&two()), no_service);
+    assert_eq!(backend("wob", "b1", BackendEdit::Remove { now: false }).after(&two()), no_service);
     assert_eq!(
-        backend("web", "b3", BackendEdit::Remove { now: false }).apply(&two()),
+        backend("web", "b3", BackendEdit::Remove { now: false }).after(&two()),
         Err(ControlError::no_backend("web", "b3"))
     );
 }
 
 #[test]
 fn what_is_there_already_is_a_conflict() {
-    let conflict = |edit: Edit| match edit.apply(&two()) {
+    let conflict = |edit: Edit| match edit.after(&two()) {
         Err(ControlError::Conflict(message)) => message,
         other => panic!("{other:?}"),
     };
@@ -77,7 +93,7 @@ fn what_is_there_already_is_a_conflict() {
 
 #[test]
 fn what_breaks_rules_is_invalid() {
-    let problems = |edit: Edit| match edit.apply(&two()) {
+    let problems = |edit: Edit| match edit.after(&two()) {
         Err(ControlError::Invalid(problems)) => problems.join("\n"),
         other => panic!("{other:?}"),
     };

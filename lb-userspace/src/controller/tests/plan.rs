@@ -149,12 +149,8 @@ fn a_service_that_lives_hashes_as_before_whatever_its_scheduler() {
 fn what_does_not_fit_is_an_error() {
     let mut world = World::new(&service("web", 80, "l2", &[1, 2]));
     world.capacity.slots = 5000;
-    world.want = world.want.with(
-        spec(&(service("web", 80, "l2", &[1, 2]) + &service("more", 81, "l2", &[1]))),
-        &world.mirror,
-        &network(0..=100),
-        SystemTime::now(),
-    );
+    let next = spec(&(service("web", 80, "l2", &[1, 2]) + &service("more", 81, "l2", &[1])));
+    world.put(next, &network(0..=100), SystemTime::now());
     let error = world.plan(Scope::Services(&[endpoint(81)].into())).unwrap_err();
     assert_eq!(error, Full::Slots { service: "more".into(), needed: 4093, largest: 907, capacity: 5000 });
 }
@@ -165,7 +161,7 @@ fn a_removed_backend_takes_room_until_it_has_left() {
     world.capacity.backend_ids = 3;
     let mut with = |backends: &[u8]| {
         let next = spec(&service("web", 80, "l2", backends));
-        world.want = world.want.with(next, &world.mirror, &network(0..=100), SystemTime::now());
+        world.put(next, &network(0..=100), SystemTime::now());
         world.plan(Scope::Everything).map(drop)
     };
     assert_eq!(with(&[1]), Ok(()));
@@ -180,7 +176,7 @@ fn a_way_back_that_moves_with_the_file_is_told_of() {
     let more = service("more", 81, "nat", &[2]) + "port = 80\n";
     let mut world = World::new(&with(&[1, 2], ""));
     let taken_by = |world: &mut World, services: &str| {
-        world.want = world.want.with(spec(services), &world.mirror, &network(0..=100), SystemTime::now());
+        world.put(spec(services), &network(0..=100), SystemTime::now());
         taken(&world.mirror, &world.want, &world.plan(Scope::Everything).unwrap().writes)
     };
     let lost = Taken { service: "web".into(), backend: "198.51.100.2".into() };
@@ -282,9 +278,7 @@ fn routes_that_do_not_fit_are_left_out_and_hinder_nothing_else() {
     assert!(world.tables().routes.keys().eq(routes.keys()), "the new one does not fit");
     assert_eq!(world.tables().routes[&"198.51.100.2/32".parse().unwrap()].mac()[5], 22, "the others are kept right");
     assert_eq!(world.tables().backends[&2].next_hop.mac()[5], 22);
-    let next = world.want.with(spec(&service("nat", 80, "nat", &[1])), &world.mirror, &view, SystemTime::now());
-    let affected = next.differences(&world.want);
-    world.want = next;
+    let affected = world.put(spec(&service("nat", 80, "nat", &[1])), &view, SystemTime::now());
     world.reconcile_checked(&affected);
     assert_eq!((world.tables().routes.len(), world.ids().len()), (routes.len(), 1));
 }

@@ -3,7 +3,10 @@
 use std::fs;
 
 use super::*;
-use crate::spec::Backend;
+use crate::{
+    controller::edit::{BackendEdit, Edit},
+    spec::Backend,
+};
 
 fn drained(mut spec: Spec) -> Spec {
     spec.services[0].backends[0].draining = true;
@@ -14,11 +17,11 @@ fn drained(mut spec: Spec) -> Spec {
 fn runtime_changes_outlive_the_daemon_while_the_file_is_the_same() {
     let directory = tempfile::tempdir().unwrap();
     let services = service("web", 80, "l2", &[1, 2]);
-    let start = start_from(directory.path(), &services).unwrap();
+    let mut start = start_from(directory.path(), &services).unwrap();
     let changed = drained(start.spec.clone());
     start.store.save(&changed).unwrap();
-    let again = start_from(directory.path(), &services).unwrap();
-    assert_eq!((again.spec, again.outdated), (changed, false));
+    let mut again = start_from(directory.path(), &services).unwrap();
+    assert_eq!((&again.spec, again.outdated), (&changed, false));
     again.store.forget().unwrap();
     again.store.forget().unwrap();
     assert_eq!(start_from(directory.path(), &services).unwrap().spec, start.spec);
@@ -27,7 +30,7 @@ fn runtime_changes_outlive_the_daemon_while_the_file_is_the_same() {
 #[test]
 fn a_changed_file_wins() {
     let directory = tempfile::tempdir().unwrap();
-    let start = start_from(directory.path(), &service("web", 80, "l2", &[1, 2])).unwrap();
+    let mut start = start_from(directory.path(), &service("web", 80, "l2", &[1, 2])).unwrap();
     start.store.save(&drained(start.spec)).unwrap();
     let again = start_from(directory.path(), &service("web", 80, "l2", &[1, 2, 3])).unwrap();
     assert!(again.outdated);
@@ -39,7 +42,7 @@ fn a_changed_file_wins() {
 fn a_damaged_state_file_is_an_error_that_names_it() {
     let directory = tempfile::tempdir().unwrap();
     let services = service("web", 80, "l2", &[1, 2]);
-    let start = start_from(directory.path(), &services).unwrap();
+    let mut start = start_from(directory.path(), &services).unwrap();
     start.store.save(&start.spec).unwrap();
     let path = directory.path().join("state/state.toml");
     let good = fs::read_to_string(&path).unwrap();
@@ -57,6 +60,109 @@ fn a_damaged_state_file_is_an_error_that_names_it() {
             assert!(error.contains(part), "{error}");
         }
     }
+}
+
+fn weight(backend: &str, weight: u16) -> Edit {
+    Edit::Backend { service: "web".into(), backend: backend.into(), how: BackendEdit::Weight(weight) }
+}
+
+/// The weights of the backends that a daemon starts with here.
+fn weights(directory: &Path) -> Vec<u16> {
+    let start = start_from(directory, &service("web", 80, "l2", &[1, 2])).unwrap();
+    assert!(!start.outdated);
+    start.spec.services[0].backends.iter().map(|backend| backend.weight).collect()
+}
+
+#[test]
+fn changes_are_kept_one_by_one_on_the_file_and_on_the_state_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let services = service("web", 80, "l2", &[1, 2]);
+    let mut start = start_from(directory.path(), &services).unwrap();
+    start.store.append(&weight("b1", 7)).unwrap();
+    start.store.append(&weight("b2", 8)).unwrap();
+    assert_eq!(weights(directory.path()), [7, 8]);
+
+    let mut start = start_from(directory.path(), &services).unwrap();
+    start.store.append(&weight("b1", 9)).unwrap();
+    start.store.append(&weight("b2", 1)).unwrap();
+    start.store.take_back().unwrap();
+    assert_eq!(weights(directory.path()), [9, 8]);
+
+    let mut start = start_from(directory.path(), &services).unwrap();
+    start.store.save(&start.spec).unwrap();
+    assert_eq!(weights(directory.path()), [9, 8]);
+    start.store.append(&weight("b1", 3)).unwrap();
+    assert_eq!(weights(directory.path()), [3, 8]);
+    start.store.forget().unwrap();
+    assert_eq!(weights(directory.path()), [1, 1]);
+    start.store.append(&weight("b1", 2)).unwrap();
+    start.store.take_back().unwrap();
+    start.store.append(&weight("b2", 6)).unwrap();
+    assert_eq!(weights(directory.path()), [1, 6]);
+}
+
+#[test]
+fn a_state_file_that_has_taken_in_the_journal_stands_without_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = directory.path().join("state/journal");
+    let mut start = start_from(directory.path(), &service("web", 80, "l2", &[1, 2])).unwrap();
+    start.store.append(&weight("b1", 7)).unwrap();
+    let old = fs::read(&journal).unwrap();
+    start.spec.services[0].backends[0].weight = 9;
+    start.store.save(&start.spec).unwrap();
+    assert!(!journal.exists());
+    // The power fails before the journal is removed.
+    fs::write(&journal, old).unwrap();
+    assert_eq!(weights(directory.path()), [9, 1]);
+}
+
+#[test]
+fn a_line_that_was_cut_short_was_never_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = directory.path().join("state/journal");
+    let services = service("web", 80, "l2", &[1, 2]);
+    let mut start = start_from(directory.path(), &services).unwrap();
+    start.store.append(&weight("b1", 7)).unwrap();
+    let one = fs::read(&journal).unwrap();
+    start.store.append(&weight("b2", 8)).unwrap();
+    let two = fs::read(&journal).unwrap();
+    for length in 0..=two.len() {
+        fs::write(&journal, &two[..length]).unwrap();
+        let expected = [if length < one.len() { 1 } else { 7 }, if length < two.len() { 1 } else { 8 }];
+        assert_eq!(weights(directory.path()), expected, "{length} of {} bytes", two.len());
+        let mut start = start_from(directory.path(), &services).unwrap();
+        start.store.append(&weight("b2", 5)).unwrap();
+        assert_eq!(weights(directory.path()), [expected[0], 5], "{length} of {} bytes", two.len());
+    }
+}
+
+#[test]
+fn a_damaged_journal_is_an_error_that_names_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = directory.path().join("state/journal");
+    let services = service("web", 80, "l2", &[1, 2]);
+    let mut start = start_from(directory.path(), &services).unwrap();
+    for weight_of_b1 in 7..10 {
+        start.store.append(&weight("b1", weight_of_b1)).unwrap();
+    }
+    let good = fs::read_to_string(&journal).unwrap();
+    for (from, to, expected) in [("\"weight\":7", "\"weight\":6", "line 2"), (" \"", " \"f", "line 1")] {
+        fs::write(&journal, good.replacen(from, to, 1)).unwrap();
+        let error = start_from(directory.path(), &services).unwrap_err().to_string();
+        for part in [expected, journal.to_str().unwrap(), "move it away"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_changed_file_wins_over_the_journal() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut start = start_from(directory.path(), &service("web", 80, "l2", &[1, 2])).unwrap();
+    start.store.append(&weight("b1", 7)).unwrap();
+    let again = start_from(directory.path(), &service("web", 80, "l2", &[1, 2, 3])).unwrap();
+    assert!(again.outdated);
+    assert!(again.spec.services[0].backends.iter().all(|backend| backend.weight == 1));
 }
 
 #[test]

@@ -37,8 +37,7 @@ impl Moved {
         let mut deviations = Deviations::new(&world.mirror, at(0));
         assert!(deviations.is_empty());
         let text = service("web", 80, "l2", &[1, 2, 3]) + "draining = true\n";
-        let next = world.want.with(spec(&text), &world.mirror, &network(0..=100), SystemTime::now());
-        world.want = next;
+        world.put(spec(&text), &network(0..=100), SystemTime::now());
         let plan = world.reconcile(Scope::Services(&[endpoint(80)].into()));
         deviations.observe(&plan.writes, &world.mirror, at(10_000));
         let words = &world.tables().slots[&0];

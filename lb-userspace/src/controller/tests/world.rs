@@ -11,7 +11,9 @@ use super::{network, spec};
 use crate::{
     controller::{
         desired::{Plan, Scope, plan},
+        edit::Edited,
         entry,
+        fills::Fills,
         full::Full,
         mirror::Mirror,
         remains::Remains,
@@ -34,6 +36,7 @@ pub struct World {
     pub capacity: Capacity,
     pub weights: Weights,
     pub remains: Remains,
+    pub fills: Fills,
     pub now: SystemTime,
 }
 
@@ -48,14 +51,18 @@ impl World {
         let capacity = Capacity::of(&spec.node.tables);
         let want = Want::new(spec, &mirror, view, capacity.routes, START);
         let (remains, now) = (Remains::default(), START + Duration::from_secs(2));
-        let weights = adopted_weights(&mirror);
-        let mut world = Self { kernel, mirror, want, capacity, weights, remains, now };
+        let (weights, fills) = (adopted_weights(&mirror), Fills::default());
+        let mut world = Self { kernel, mirror, want, capacity, weights, remains, fills, now };
         world.reconcile(Scope::Everything);
         world
     }
 
     pub fn plan(&self, scope: Scope<'_>) -> Result<Plan, Full> {
-        plan(&self.mirror, &self.want.inputs(&self.capacity, [1, 2], &self.weights, &self.remains, self.now), scope)
+        plan(
+            &self.mirror,
+            &self.want.inputs(&self.capacity, [1, 2], &self.weights, &self.remains, &self.fills, self.now),
+            scope,
+        )
     }
 
     pub fn reconcile(&mut self, scope: Scope<'_>) -> Plan {
@@ -70,10 +77,40 @@ impl World {
 
     /// Changes the configuration, and checks that looking at what changed is as good as looking at everything.
     pub fn configure(&mut self, services: &str) -> Plan {
-        let next = self.want.with(spec(services), &self.mirror, &network(0..=100), START);
-        let affected = next.differences(&self.want);
-        self.want = next;
+        let affected = self.put(spec(services), &network(0..=100), START);
         self.reconcile_checked(&affected)
+    }
+
+    /// Puts the services of `spec` in place of what there is, one by one: those that are others, come or go.
+    pub fn put(&mut self, spec: Spec, view: &NetworkView, now: SystemTime) -> BTreeSet<Endpoint> {
+        let mut affected = BTreeSet::new();
+        let keys: BTreeSet<_> = spec.services.iter().map(entry::service_key).collect();
+        while let Some(at) =
+            self.want.spec.services.iter().position(|service| !keys.contains(&entry::service_key(service)))
+        {
+            affected.insert(entry::service_key(&self.want.spec.services[at]));
+            self.put_one(Edited::Remove(at), view, now);
+        }
+        for service in spec.services {
+            let (key, old) = (entry::service_key(&service), &self.want.spec.services);
+            match old.iter().position(|old| entry::service_key(old) == key) {
+                Some(at) if old[at] == service => continue,
+                Some(at) => self.put_one(Edited::Replace(at, service), view, now),
+                None => self.put_one(Edited::Insert(old.len(), service), view, now),
+            }
+            affected.insert(key);
+        }
+        affected
+    }
+
+    /// Puts one service, after having seen that it can be undone.
+    fn put_one(&mut self, edited: Edited, view: &NetworkView, now: SystemTime) {
+        let before = self.want.clone();
+        let undo = self.want.put(edited.clone(), &self.mirror, view, now);
+        self.want.undo(undo);
+        assert_eq!((&self.want.spec, &self.want.health), (&before.spec, &before.health));
+        assert_eq!(self.want.paths, before.paths);
+        self.want.put(edited, &self.mirror, view, now);
     }
 
     pub fn reconcile_checked(&mut self, affected: &BTreeSet<Endpoint>) -> Plan {
