@@ -1,11 +1,13 @@
 //! Measures Weir. docs/benchmarks.md says how to run it and what its figures mean.
 //!
+//! - `control`: what the controller takes.
 //! - `packet`: what a packet costs in the eBPF program. `recipe` is the source of its generator, too.
 //! - `peers`: the same clients through Weir and through other balancers.
 //! - `wire`: what a machine forwards, live frames on their way through a network.
 //! - `plot`: plots of reports.
 //! - `machine`, `spread`: what every report says; `cpu`: where it is measured.
 
+pub mod control;
 pub mod cpu;
 pub mod machine;
 pub mod packet;

@@ -16,6 +16,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum What {
+    Control(commands::control::Args),
     Packet(commands::packet::Args),
     Peers(commands::peers::Args),
     Wire(commands::wire::Args),
@@ -24,6 +25,7 @@ enum What {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().what {
+        What::Control(arguments) => commands::control::run(arguments),
         What::Packet(arguments) => commands::packet::run(arguments),
         What::Peers(arguments) => commands::peers::run(arguments),
         What::Plot(arguments) => commands::plot::run(arguments),

@@ -1,5 +1,6 @@
 //! What `cargo xtask bench` can do, one module each.
 
+pub mod control;
 pub mod packet;
 pub mod peers;
 pub mod plot;
