@@ -188,6 +188,15 @@ impl Core {
         }
     }
 
+    /// Folds what is left of the journal, so that whoever starts next has nothing to go through.
+    fn fold_rest(&mut self) {
+        if !self.store.is_folded()
+            && let Err(error) = self.store.save(&self.want.spec)
+        {
+            warn!("{error:#}: the next start goes through the journal");
+        }
+    }
+
     /// Takes in what health checks found.
     pub fn health(&mut self, found: impl IntoIterator<Item = (BackendKey, Health)>, now: Moment) {
         let mut affected = BTreeSet::new();
@@ -284,6 +293,7 @@ impl Core {
             OnExit::Detach => self.detach().map(drop),
             OnExit::Keep => {
                 self.sweeper.abandon();
+                self.fold_rest();
                 self.over = true;
                 info!("stopping; the data plane stays and goes on forwarding");
                 Ok(())
@@ -294,6 +304,7 @@ impl Core {
     /// Ends the controller and leaves the data plane as it is, for another daemon to take it over.
     pub fn leave(&mut self) {
         self.sweeper.abandon();
+        self.fold_rest();
         self.over = true;
         info!("handing over; the data plane stays and goes on forwarding");
     }

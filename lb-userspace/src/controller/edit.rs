@@ -161,6 +161,26 @@ impl Edit {
     }
 }
 
+impl Edit {
+    /// The same for a change that was made before, with the rules about one service alone: all services are checked together
+    /// when the last change has been made again.
+    ///
+    /// # Errors
+    /// As [`Edit::apply`].
+    pub fn again(&self, spec: &Spec) -> Result<Edited, ControlError> {
+        match self {
+            Self::AddService(service) => Ok(Edited::Insert(spec.services.len(), alone(spec, service.clone())?)),
+            Self::AddBackend(name, backend) => {
+                let at = service_index(spec, name)?;
+                let mut service: raw::Service = (&spec.services[at]).into();
+                service.backends.push(backend.clone());
+                Ok(Edited::Replace(at, alone(spec, service)?))
+            }
+            Self::RemoveService(_) | Self::Backend { .. } => self.apply(spec),
+        }
+    }
+}
+
 impl BackendEdit {
     fn apply(self, service: &mut raw::Service, backend: &str) -> Result<(), ControlError> {
         let at = service.backends.iter().position(|other| other.label() == *backend);

@@ -7,6 +7,8 @@ use lb_common::fill::{self, FillError, Member, Slot};
 
 /// Slots of all tables that are kept, at most: 16 MiB.
 const KEPT: usize = 1 << 22;
+/// Tables that are kept, at most: each is compared with what is asked for.
+const TABLES: usize = 256;
 
 /// What a table follows from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +39,7 @@ impl Fills {
         }
         let table: Arc<[u32]> = question.fill()?.into();
         kept.push_back((question, Arc::clone(&table)));
-        while kept.len() > 1 && kept.iter().map(|(_, table)| table.len()).sum::<usize>() > KEPT {
+        while kept.len() > TABLES || kept.len() > 1 && kept.iter().map(|(_, table)| table.len()).sum::<usize>() > KEPT {
             kept.pop_front();
         }
         Ok(table)

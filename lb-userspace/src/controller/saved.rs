@@ -8,12 +8,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
-use super::{edit::Edit, journal::Journal};
+use super::{
+    edit::Edit,
+    journal::{Base, Journal},
+};
 use crate::{
     config::{self, raw},
     spec::{Backend, Service, Spec},
@@ -41,6 +44,8 @@ pub struct Store {
     path: PathBuf,
     digest: String,
     journal: Journal,
+    /// The state file was replaced, and whether the disk has that is not known: nothing can be kept any more.
+    unsure: bool,
 }
 
 /// What the state file holds.
@@ -49,6 +54,8 @@ pub struct Store {
 struct Saved {
     /// SHA-256 of the configuration file, hexadecimal.
     config_sha256: String,
+    /// How many journals it has taken in: which one goes on from here.
+    folded: u64,
     /// Every service.
     #[serde(default, rename = "service")]
     services: Vec<raw::Service>,
@@ -74,11 +81,10 @@ impl Start {
         let mut spec = config::parse_bytes(&text, &config.display().to_string())?;
         let directory = spec.node.state_dir.clone();
         let (digest, journal) = (hex(&Sha256::digest(&text)), Journal::at(directory.join("journal")));
-        let mut store = Store { path: directory.join("state.toml"), digest, journal };
+        let mut store = Store { path: directory.join("state.toml"), digest, journal, unsure: false };
         let outdated = match store.load()? {
             None => {
-                let digest = store.digest.clone();
-                let edits = store.journal.open(&digest)?;
+                let edits = store.journal.open(store.base(0))?;
                 if let Some(edits) = &edits {
                     let file = spec.clone();
                     store.replay(&mut spec, edits)?;
@@ -88,12 +94,12 @@ impl Start {
                 }
                 edits.is_none()
             }
-            Some((saved, digest)) => {
-                let current = saved.config_sha256 == store.digest;
+            Some(saved) => {
+                let (folded, current) = (saved.folded, saved.config_sha256 == store.digest);
                 let raw = raw::Config { node: raw::Node::from(&spec.node), services: saved.services };
                 match (config::validate(&raw), current) {
                     (Ok(saved), true) => {
-                        let edits = store.journal.open(&digest)?.unwrap_or_default();
+                        let edits = store.journal.open(store.base(folded))?.unwrap_or_default();
                         let file = std::mem::replace(&mut spec, saved);
                         store.replay(&mut spec, &edits)?;
                         store.tell_resumed(&file, &spec);
@@ -114,6 +120,11 @@ impl Start {
 impl Store {
     /// Keeps a change, on disk by the time it returns.
     pub fn append(&mut self, edit: &Edit) -> anyhow::Result<()> {
+        ensure!(
+            !self.unsure,
+            "changes can't be kept: writing {} failed half-way; restart the daemon when the disk is well",
+            self.path.display()
+        );
         self.journal.append(edit)
     }
 
@@ -124,8 +135,14 @@ impl Store {
 
     /// Whether the journal has become so long that it is time to [save](Self::save).
     #[must_use]
-    pub fn is_long(&self) -> bool {
+    pub const fn is_long(&self) -> bool {
         self.journal.is_long()
+    }
+
+    /// Whether everything that was kept is in the state file, or in the configuration file.
+    #[must_use]
+    pub const fn is_folded(&self) -> bool {
+        self.journal.is_empty()
     }
 
     /// Keeps the services of `spec`, on disk by the time it returns, and begins a new journal.
@@ -134,36 +151,46 @@ impl Store {
     /// of them it goes on from.
     pub fn save(&mut self, spec: &Spec) -> anyhow::Result<()> {
         let services = spec.services.iter().map(Into::into).collect();
-        let saved = Saved { config_sha256: self.digest.clone(), services };
+        let folded = self.journal.folded().saturating_add(1);
+        let saved = Saved { config_sha256: self.digest.clone(), folded, services };
         let text = format!("{HEADER}{}", toml::to_string(&saved).context("can't write services as TOML")?);
-        let saved = replace(&self.path, text.as_bytes());
-        saved.with_context(|| format!("can't save the change in {}", self.path.display()))?;
-        self.journal.begin(hex(&Sha256::digest(&text)))
+        let replaced = replace(&self.path, text.as_bytes(), &mut self.unsure);
+        replaced.with_context(|| format!("can't save the change in {}", self.path.display()))?;
+        self.journal.begin(self.base(folded))
     }
 
     /// Forgets what was saved.
     pub fn forget(&mut self) -> anyhow::Result<()> {
         remove(&self.path)?;
-        self.journal.begin(self.digest.clone())
+        self.journal.begin(self.base(0))
     }
 
-    /// What was saved, and the digest of the file.
-    fn load(&self) -> anyhow::Result<Option<(Saved, String)>> {
+    fn base(&self, folded: u64) -> Base {
+        Base { config_sha256: self.digest.clone(), folded }
+    }
+
+    /// What was saved.
+    fn load(&self) -> anyhow::Result<Option<Saved>> {
         let text = match fs::read_to_string(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.unusable(&error.to_string())),
         };
-        let saved = toml::from_str(&text).map_err(|error| self.unusable(error.to_string().trim_end()))?;
-        Ok(Some((saved, hex(&Sha256::digest(&text)))))
+        toml::from_str(&text).map(Some).map_err(|error| self.unusable(error.to_string().trim_end()))
     }
 
     fn replay(&self, spec: &mut Spec, edits: &[Edit]) -> anyhow::Result<()> {
         for edit in edits {
-            let edited = edit.apply(spec);
+            let edited = edit.again(spec);
             edited
                 .map_err(|error| self.journal.unusable(&format!("{}: {error}", edit.summary())))?
                 .put(&mut spec.services);
+        }
+        if !edits.is_empty() {
+            let problems = config::validate(&raw::Config::from(&*spec)).err().unwrap_or_default();
+            if let Some(problem) = problems.first() {
+                return Err(self.journal.unusable(&problem.to_string()));
+            }
         }
         Ok(())
     }
@@ -202,26 +229,29 @@ impl Store {
     }
 }
 
-/// Puts `bytes` in place of the file at `path`.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Puts `bytes` in place of the file at `path`. `unsure` is set while it is not known which of them the disk has.
+fn replace(path: &Path, bytes: &[u8], unsure: &mut bool) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(directory)?;
+    let directory = File::open(directory)?;
     let next = path.with_extension("toml.new");
     let mut file = File::create(&next)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&next, path)?;
-    File::open(directory)?.sync_all()
+    *unsure = true;
+    fs::rename(&next, path).inspect_err(|_| *unsure = false)?;
+    directory.sync_all()?;
+    *unsure = false;
+    Ok(())
 }
 
-/// Removes the file at `path`, if it is there.
+/// Removes the file at `path`, if it is there, for good.
 pub(super) fn remove(path: &Path) -> anyhow::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("can't remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
+    let gone = match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        removed => removed.and_then(|()| File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()),
+    };
+    gone.with_context(|| format!("can't remove {}", path.display()))
 }
 
 /// What `saved` has otherwise than `file`, an item for each service or backend.

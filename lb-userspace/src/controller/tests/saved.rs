@@ -146,13 +146,100 @@ fn a_damaged_journal_is_an_error_that_names_it() {
         start.store.append(&weight("b1", weight_of_b1)).unwrap();
     }
     let good = fs::read_to_string(&journal).unwrap();
-    for (from, to, expected) in [("\"weight\":7", "\"weight\":6", "line 2"), (" \"", " \"f", "line 1")] {
+    for (from, to, expected) in [("\"weight\":7", "\"weight\":6", "line 2"), ("config_sha256", "config_sha512", "line 1")] {
         fs::write(&journal, good.replacen(from, to, 1)).unwrap();
         let error = start_from(directory.path(), &services).unwrap_err().to_string();
         for part in [expected, journal.to_str().unwrap(), "move it away"] {
             assert!(error.contains(part), "{error}");
         }
     }
+}
+
+/// A line as the journal has them, whatever it holds.
+fn line(json: &str) -> String {
+    use sha2::{Digest as _, Sha256};
+    let digest: String = Sha256::digest(json).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("{digest} {json}\n")
+}
+
+#[test]
+fn a_line_of_another_version_is_an_error_wherever_it_stands() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = directory.path().join("state/journal");
+    let services = service("web", 80, "l2", &[1, 2]);
+    let mut start = start_from(directory.path(), &services).unwrap();
+    start.store.append(&weight("b1", 7)).unwrap();
+    let good = fs::read_to_string(&journal).unwrap();
+    let (_, edit) = good.lines().nth(1).unwrap().split_once(' ').unwrap();
+    assert!(good.ends_with(&line(edit)), "{good}");
+    fs::write(&journal, good + &line(r#"{"rename":{"service":"web"}}"#)).unwrap();
+    let error = start_from(directory.path(), &services).unwrap_err().to_string();
+    assert!(error.contains("another version of Weir wrote line 3"), "{error}");
+}
+
+#[test]
+fn a_state_file_that_is_mended_keeps_its_journal_and_one_that_is_moved_away_does_not_lose_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state/state.toml");
+    let services = service("web", 80, "l2", &[1, 2]);
+    let mut start = start_from(directory.path(), &services).unwrap();
+    start.store.save(&start.spec).unwrap();
+    start.store.append(&weight("b1", 7)).unwrap();
+    let text = fs::read_to_string(&state).unwrap();
+    fs::write(&state, text.replace("weight = 1", "weight = 5")).unwrap();
+    assert_eq!(weights(directory.path()), [7, 5]);
+    fs::remove_file(&state).unwrap();
+    let error = start_from(directory.path(), &services).unwrap_err().to_string();
+    assert!(error.contains("another state file than the one that is there"), "{error}");
+    fs::write(&state, text).unwrap();
+    assert_eq!(weights(directory.path()), [7, 1]);
+}
+
+#[test]
+fn a_change_that_can_not_be_taken_back_makes_room_for_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = directory.path().join("state/journal");
+    let mut start = start_from(directory.path(), &service("web", 80, "l2", &[1, 2])).unwrap();
+    start.store.append(&weight("b1", 7)).unwrap();
+    start.store.append(&weight("b2", 8)).unwrap();
+    let hidden = journal.with_extension("hidden");
+    fs::rename(&journal, &hidden).unwrap();
+    start.store.take_back().unwrap_err();
+    fs::rename(&hidden, &journal).unwrap();
+    start.store.append(&weight("b2", 9)).unwrap();
+    assert_eq!(weights(directory.path()), [7, 9]);
+    assert_eq!(fs::read_to_string(&journal).unwrap().lines().count(), 3, "the refused change is gone");
+}
+
+#[test]
+fn nothing_is_kept_in_a_journal_that_somebody_has_shortened() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = directory.path().join("state/journal");
+    let mut start = start_from(directory.path(), &service("web", 80, "l2", &[1, 2])).unwrap();
+    start.store.append(&weight("b1", 7)).unwrap();
+    fs::write(&journal, "").unwrap();
+    let error = format!("{:#}", start.store.append(&weight("b2", 8)).unwrap_err());
+    assert!(error.contains("shortened"), "{error}");
+    fs::remove_file(&journal).unwrap();
+    start.store.append(&weight("b2", 8)).unwrap_err();
+    assert!(!journal.exists());
+}
+
+#[test]
+fn backends_and_services_that_were_added_are_there_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let services = service("web", 80, "l2", &[1, 2]);
+    let mut start = start_from(directory.path(), &services).unwrap();
+    let expected = spec(&(service("web", 80, "l2", &[1, 2, 3]) + &service("mail", 25, "l2", &[4])));
+    let raw = crate::config::raw::Config::from(&expected);
+    start.store.append(&Edit::AddBackend("web".into(), raw.services[0].backends[2].clone())).unwrap();
+    start.store.append(&Edit::AddService(raw.services[1].clone())).unwrap();
+    let again = start_from(directory.path(), &services).unwrap();
+    assert_eq!(again.spec.services, expected.services);
+
+    start.store.append(&Edit::AddService(raw.services[1].clone())).unwrap();
+    let error = start_from(directory.path(), &services).unwrap_err().to_string();
+    assert!(error.contains("the journal") && error.contains("mail"), "{error}");
 }
 
 #[test]
