@@ -146,7 +146,9 @@ fn a_damaged_journal_is_an_error_that_names_it() {
         start.store.append(&weight("b1", weight_of_b1)).unwrap();
     }
     let good = fs::read_to_string(&journal).unwrap();
-    for (from, to, expected) in [("\"weight\":7", "\"weight\":6", "line 2"), ("config_sha256", "config_sha512", "line 1")] {
+    for (from, to, expected) in
+        [("\"weight\":7", "\"weight\":6", "line 2"), ("config_sha256", "config_sha512", "line 1")]
+    {
         fs::write(&journal, good.replacen(from, to, 1)).unwrap();
         let error = start_from(directory.path(), &services).unwrap_err().to_string();
         for part in [expected, journal.to_str().unwrap(), "move it away"] {
@@ -158,8 +160,8 @@ fn a_damaged_journal_is_an_error_that_names_it() {
 /// A line as the journal has them, whatever it holds.
 fn line(json: &str) -> String {
     use sha2::{Digest as _, Sha256};
-    let digest: String = Sha256::digest(json).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("{digest} {json}\n")
+    let digest = Sha256::digest(json);
+    format!("{:016x} {json}\n", u64::from_be_bytes(digest[..8].try_into().unwrap()))
 }
 
 #[test]
@@ -231,7 +233,7 @@ fn backends_and_services_that_were_added_are_there_again() {
     let services = service("web", 80, "l2", &[1, 2]);
     let mut start = start_from(directory.path(), &services).unwrap();
     let expected = spec(&(service("web", 80, "l2", &[1, 2, 3]) + &service("mail", 25, "l2", &[4])));
-    let raw = crate::config::raw::Config::from(&expected);
+    let raw = config::raw::Config::from(&expected);
     start.store.append(&Edit::AddBackend("web".into(), raw.services[0].backends[2].clone())).unwrap();
     start.store.append(&Edit::AddService(raw.services[1].clone())).unwrap();
     let again = start_from(directory.path(), &services).unwrap();
