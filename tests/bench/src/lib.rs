@@ -5,7 +5,7 @@
 //! - `peers`: the same clients through Weir and through other balancers.
 //! - `wire`: what a machine forwards, live frames on their way through a network.
 //! - `plot`: plots of reports.
-//! - `machine`, `spread`: what every report says; `cpu`: where it is measured.
+//! - `machine`, `spread`: what every report says; `report` reads them; `select`: which rows; `cpu`: where it is measured.
 
 pub mod control;
 pub mod cpu;
@@ -16,5 +16,7 @@ pub mod plot;
 #[allow(clippy::inline_always, reason = "it is compiled into the generator")]
 #[path = "../ebpf/src/recipe.rs"]
 pub mod recipe;
+pub mod report;
+pub mod select;
 pub mod spread;
 pub mod wire;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::value_parser;
 use weir_bench::{
     machine::Machine,
@@ -13,18 +13,18 @@ use weir_bench::{
     },
 };
 
+use super::{Common, Earlier, each};
+
 /// What a packet costs in the kernel, without a network: Weir's program beside floors that no balancer gets under
 ///
 /// Needs root. Exit code 1 if the packets of any row did not do what they should.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Measure only rows whose names contain TEXT; with several, all of them
-    #[arg(long, value_name = "TEXT")]
-    filter: Vec<String>,
+    #[command(flatten)]
+    common: Common,
 
-    /// Measurements of each program in each row
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = value_parser!(u32).range(1..=1000))]
-    rounds: u32,
+    #[command(flatten)]
+    earlier: Earlier,
 
     /// Packets of each measurement
     #[arg(long, value_name = "N", default_value_t = 1 << 20, value_parser = value_parser!(u32).range(1..=1 << 28))]
@@ -33,46 +33,24 @@ pub struct Args {
     /// Measure the XDP program that is pinned here, maps filled, in the same rounds
     #[arg(long, value_name = "PIN")]
     external: Vec<PathBuf>,
-
-    /// Compare with what an earlier run printed with --json
-    #[arg(long, value_name = "FILE", conflicts_with = "json")]
-    against: Option<PathBuf>,
-
-    /// Print JSON in place of the table
-    #[arg(long)]
-    json: bool,
-
-    /// Only print the rows' names
-    #[arg(long)]
-    list: bool,
 }
 
 /// Whether every row could be measured.
 pub fn run(arguments: Args) -> Result<bool> {
-    let Args { filter, rounds, packets, external, against, json, list } = arguments;
-    let rows = rows::matching(&filter);
-    ensure!(!rows.is_empty(), "no row's name contains all of {filter:?}; --list prints them");
-    if list {
-        for row in &rows {
-            println!("{row}");
-        }
+    let Args { common, earlier, packets, external } = arguments;
+    let rows = common.rows(rows::matching)?;
+    if rows.is_empty() {
         return Ok(true);
     }
     // Before anything is measured: it may not be there.
-    let before = against.as_deref().map(Report::read).transpose()?;
+    let before = earlier.against.as_deref().map(Report::read).transpose()?;
 
-    let machine = Machine::here();
+    let (machine, rounds) = (Machine::here(), common.rounds);
     let mut bench = Bench::new(Options { rounds, packets, external })?;
-    let mut measured = Vec::new();
-    for (number, row) in (1..).zip(&rows) {
-        eprintln!("[{number}/{}] {row}", rows.len());
-        measured.push(bench.row(row));
-    }
-    let report = Report { benchmark: report::benchmark(), machine, packets, rounds, rows: measured };
-    match before {
-        Some(before) => print!("{}", table::compare(&before, &report)),
-        None if json => println!("{}", serde_json::to_string_pretty(&report)?),
-        None => print!("{}", table::render(&report)),
-    }
+    let rows = each(&rows, |row| bench.row(row));
+    let report = Report { benchmark: report::benchmark(), machine, packets, rounds, rows };
+    common.print(&report, |report| {
+        before.map_or_else(|| table::render(report), |before| table::compare(&before, report))
+    })?;
     Ok(!report.has_failed())
 }

@@ -1,8 +1,7 @@
 //! What was measured: the shape of `--json`.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
-use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use crate::{machine::Machine, spread::Spread};
@@ -50,8 +49,7 @@ impl Report {
     /// # Errors
     /// The file can't be read, or is something else.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is no report of this benchmark", path.display()))
+        crate::report::read(path)
     }
 
     /// Whether any row failed.

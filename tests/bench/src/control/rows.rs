@@ -61,9 +61,7 @@ pub fn all() -> Vec<Row> {
 /// The rows whose names contain all of `filter`.
 #[must_use]
 pub fn matching(filter: &[String]) -> Vec<Row> {
-    let mut rows = all();
-    rows.retain(|row| filter.iter().all(|text| row.to_string().contains(text.as_str())));
-    rows
+    crate::select::matching(all(), filter)
 }
 
 impl fmt::Display for Row {

@@ -192,12 +192,7 @@ fn is_plain_ipip(setting: &Setting) -> bool {
 /// The rows whose names contain every one of `parts`.
 #[must_use]
 pub fn matching(parts: &[String]) -> Vec<Row> {
-    let mut rows = all();
-    rows.retain(|row| {
-        let name = row.to_string();
-        parts.iter().all(|part| name.contains(part.as_str()))
-    });
-    rows
+    crate::select::matching(all(), parts)
 }
 
 fn add(rows: &mut Vec<Row>, setting: Setting, kinds: &[Kind], flow_bits: &[u32]) {

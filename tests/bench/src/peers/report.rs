@@ -1,8 +1,8 @@
 //! What was measured: the shape of `--json`.
 
-use std::{fmt, fs, path::Path, time::Duration};
+use std::{fmt, path::Path, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::{balancers::Peer, cpu::Cpus, loads::Load};
@@ -22,11 +22,7 @@ impl Row {
     #[must_use]
     pub fn matching(parts: &[String]) -> Vec<Self> {
         let all = Load::ALL.into_iter().flat_map(|load| Peer::ALL.map(|peer| Self { load, peer }));
-        let matches = |row: &Self| {
-            let name = row.to_string();
-            parts.iter().all(|part| name.contains(part.as_str()))
-        };
-        all.filter(matches).collect()
+        crate::select::matching(all, parts)
     }
 }
 
@@ -234,8 +230,7 @@ impl Report {
     /// # Errors
     /// The file can't be read, or is something else.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is no report of this benchmark", path.display()))
+        crate::report::read(path)
     }
 
     /// The row of this name.

@@ -1,8 +1,8 @@
 //! What was measured: the shape of `--json`.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use serde::{Deserialize, Serialize};
 
 use crate::{machine::Machine, spread::Spread};
@@ -66,10 +66,8 @@ impl Report {
     /// # Errors
     /// The file can't be read, or is something else.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let other = || format!("{} is no report of this benchmark", path.display());
-        let report: Self = serde_json::from_slice(&text).with_context(other)?;
-        ensure!(report.benchmark == BENCHMARK, "{}", other());
+        let report: Self = crate::report::read(path)?;
+        ensure!(report.benchmark == BENCHMARK, "{} is no report of this benchmark", path.display());
         Ok(report)
     }
 

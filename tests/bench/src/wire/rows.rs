@@ -28,12 +28,7 @@ pub fn all() -> Vec<Row> {
 /// The rows whose names contain every one of `parts`.
 #[must_use]
 pub fn matching(parts: &[String]) -> Vec<Row> {
-    let mut rows = all();
-    rows.retain(|row| {
-        let name = row.to_string();
-        parts.iter().all(|part| name.contains(part.as_str()))
-    });
-    rows
+    crate::select::matching(all(), parts)
 }
 
 #[cfg(test)]
