@@ -3,7 +3,7 @@
 
 use std::{env, path::PathBuf, process::Command, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use weir_bench::peers::{
     balancers::{Contender, Peer},
     cpu::Cpus,
@@ -33,27 +33,45 @@ fn every_load_goes_through_every_balancer() -> Result<()> {
     if !requirements::are_met() {
         return Ok(());
     }
-    let mut bench = Command::new(env!("CARGO_BIN_EXE_weir-bench"));
-    let output =
-        bench.args(["peers", "--rounds", "1", "--seconds", "1", "--json"]).env("WEIR_BIN", weir()?).output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    let report: Report = serde_json::from_slice(&output.stdout).with_context(|| said.into_owned())?;
-
-    let rows = Row::matching(&[]);
-    assert_eq!(report.rows.len(), rows.len());
-    for row in rows {
-        let measured = report.row(&row.to_string()).with_context(|| format!("{row} is missing"))?;
-        assert_eq!((measured.load, measured.peer, &measured.error), (row.load, row.peer, &None));
-        let figures = measured.figures.as_ref().with_context(|| format!("{row} has no figures"))?;
-        let percentiles = [figures.p50_us, figures.p99_us, figures.p999_us].map(|latency| latency.median);
-        assert!(percentiles.is_sorted() && percentiles[0] > 0.0, "{row}: {percentiles:?}");
-        assert!(figures.rate.min > 0.0 && figures.bytes.min > figures.rate.min, "{row}: {figures:?}");
-        assert_eq!(figures.per_cpu.is_some(), row.peer != Peer::Direct, "{row}: {figures:?}");
-        let others = [Peer::Direct, Peer::Haproxy, Peer::Nftables].into_iter().filter(|other| *other != row.peer);
-        assert!(figures.ratios.iter().map(|ratio| ratio.to).eq(others), "{row}: {figures:?}");
+    for load in Load::ALL {
+        let filter = format!("{load}/");
+        let report = measured(&filter)?;
+        let rows = Row::matching(&[filter]);
+        assert_eq!(report.rows.len(), rows.len());
+        for row in rows {
+            let measured = report.row(&row.to_string()).with_context(|| format!("{row} is missing"))?;
+            assert_eq!((measured.load, measured.peer), (row.load, row.peer));
+            let figures = measured.figures.as_ref().with_context(|| format!("{row} has no figures"))?;
+            let percentiles = [figures.p50_us, figures.p99_us, figures.p999_us].map(|latency| latency.median);
+            assert!(percentiles.is_sorted() && percentiles[0] > 0.0, "{row}: {percentiles:?}");
+            assert!(figures.rate.min > 0.0 && figures.bytes.min > figures.rate.min, "{row}: {figures:?}");
+            assert_eq!(figures.per_cpu.is_some(), row.peer != Peer::Direct, "{row}: {figures:?}");
+            let others = [Peer::Direct, Peer::Haproxy, Peer::Nftables].into_iter().filter(|other| *other != row.peer);
+            assert!(figures.ratios.iter().map(|ratio| ratio.to).eq(others), "{row}: {figures:?}");
+        }
     }
-    assert!(output.status.success());
     Ok(())
+}
+
+/// A run of the rows that `filter` leaves. On a busy machine a request through one of the balancers may take too long, which
+/// is an error of its row: then it is run again.
+fn measured(filter: &str) -> Result<Report> {
+    let mut attempts = 3;
+    loop {
+        let mut bench = Command::new(env!("CARGO_BIN_EXE_weir-bench"));
+        let options = ["peers", "--rounds", "1", "--seconds", "1", "--json", "--filter", filter];
+        let output = bench.args(options).env("WEIR_BIN", weir()?).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let report: Report = serde_json::from_slice(&output.stdout).with_context(|| said.into_owned())?;
+        let errors: Vec<_> = report.rows.iter().filter_map(|row| row.error.as_ref()).collect();
+        assert_eq!(output.status.success(), errors.is_empty(), "{errors:?}");
+        if errors.is_empty() {
+            return Ok(report);
+        }
+        attempts -= 1;
+        ensure!(attempts > 0, "{errors:?}");
+        eprintln!("once more: {errors:?}");
+    }
 }
 
 #[test]
