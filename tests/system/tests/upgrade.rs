@@ -148,6 +148,8 @@ fn a_binary_that_fails_its_preflight_changes_nothing() -> Result<()> {
     let said = refusal(&weir, &copy)?;
     ensure!(said.contains("newer table layout 99"), "{said}");
 
+    // Refusals are quick; the load is to last for long enough.
+    sleep(3 * WHILE);
     all_succeed(&load.finish()?)?;
     ensure!(weir.json(&["status"])?["last_upgrade"].is_null());
     weir.cli(&["backend", "drain", "web", "b1"])?;
