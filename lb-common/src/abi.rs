@@ -5,14 +5,16 @@
 
 mod explanation;
 mod flow;
+pub mod steady;
 
 use bytemuck::{Pod, Zeroable};
 
 pub use explanation::{Explanation, explained};
 pub use flow::{BURIALS, BurialV4, BurialV6, FLOW_COUNTERS, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, flow_flags};
+pub use steady::SteadyLayout;
 
 /// Layout version of every pinned map. A controller that finds another version refuses to touch the maps.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Backend id that names no backend. Ids start at 1.
 pub const NO_BACKEND: u32 = 0;
@@ -37,7 +39,7 @@ pub mod protocol {
     pub const UDP: u8 = 17;
 }
 
-/// (address, port, protocol) of IPv4: the key of services and of the NAT reverse map. Port 0 is "every port".
+/// (address, port, protocol) of IPv4: the key of services and of ways back from NAT backends. Port 0 is "every port".
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
 pub struct EndpointV4 {
@@ -81,7 +83,7 @@ pub mod service_flags {
     /// The slot is chosen by the source address alone instead of the 5-tuple.
     pub const HASH_SOURCE: u32 = 1;
     /// Not a service: marks an address as a VIP, under (address, port 0, protocol 0), so that packets whose
-    /// ports can't be read (fragments, extension headers) are known to be Weir's.
+    /// ports can't be read (fragments, extension headers) are known to be Weir's. These have maps of their own.
     pub const VIP_MARKER: u32 = 1 << 1;
     /// Packets of flows whose backend is gone are dropped. With neither this nor [`REROUTE`], TCP is reset.
     pub const DROP: u32 = 1 << 2;
@@ -124,6 +126,16 @@ pub struct Service {
 }
 
 impl Service {
+    /// What marks an address as a VIP, see [`service_flags::VIP_MARKER`].
+    pub const VIP_MARKER: Self = Self {
+        id: 0,
+        first_slot: 0,
+        slot_count: 0,
+        flags: service_flags::VIP_MARKER,
+        choice: choice::SLOT,
+        ring_length: 0,
+    };
+
     /// Whether every new flow gets an entry in the flow table. The slot alone always gives a SYN and its retransmission
     /// the same backend; any other choice does not, so the first one has to be remembered.
     #[must_use]
@@ -137,6 +149,66 @@ impl Service {
     #[inline(always)]
     pub const fn resets(&self) -> bool {
         self.flags & (service_flags::DROP | service_flags::REROUTE) == 0
+    }
+}
+
+/// A service as packets find it: one cache line, under the service's id in an array.
+///
+/// The endpoint and the range never change as long as the index of services leads here. Everything else changes word by word.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct ServiceEntry {
+    /// The VIP, network order; IPv4 in the first four bytes, the rest 0.
+    pub address: [u8; 16],
+    /// Port, network order; 0 is every port.
+    pub port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// One of [`family`]; 0 is an empty entry.
+    pub family: u8,
+    /// Always 0.
+    pub pad: [u8; 4],
+    /// The service.
+    pub service: Service,
+    /// How the places of its slots are to be read.
+    pub steady: SteadyLayout,
+    /// Always 0.
+    pub more_pad: [u8; 8],
+}
+
+impl ServiceEntry {
+    /// Whether it is that of this IPv4 endpoint.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_at_v4(&self, endpoint: &EndpointV4) -> bool {
+        let [address, ..]: [[u8; 4]; 4] = bytemuck::cast(self.address);
+        address == endpoint.address && self.is_at(endpoint.port, endpoint.protocol, family::V4)
+    }
+
+    /// Whether it is that of this IPv6 endpoint.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_at_v6(&self, endpoint: &EndpointV6) -> bool {
+        self.address == endpoint.address && self.is_at(endpoint.port, endpoint.protocol, family::V6)
+    }
+
+    #[inline(always)]
+    fn is_at(&self, port: [u8; 2], protocol: u8, family: u8) -> bool {
+        self.port == port && self.protocol == protocol && self.family == family
+    }
+
+    /// The way back from `backend`, which has the id `id` and is of this service.
+    #[must_use]
+    #[inline(always)]
+    pub fn reverse(&self, id: u32, backend: &Backend) -> Reverse {
+        Reverse { address: self.address, service: backend.service, backend: id, port: self.port, pad: [0; 2] }
+    }
+
+    /// The port that replies of `backend`, which is of this service, come from: its own, or else the service's.
+    #[must_use]
+    #[inline(always)]
+    pub fn port_of(&self, backend: &Backend) -> [u8; 2] {
+        if backend.port == [0; 2] { self.port } else { backend.port }
     }
 }
 
@@ -308,6 +380,32 @@ pub struct Backend {
     pub pad: [u8; 27],
 }
 
+impl Backend {
+    /// Whether replies of this backend of `service` come from this IPv4 endpoint.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_behind_v4(&self, endpoint: &EndpointV4, service: &ServiceEntry) -> bool {
+        let [address, ..]: [[u8; 4]; 4] = bytemuck::cast(self.address);
+        address == endpoint.address
+            && self.family == family::V4
+            && self.is_behind(endpoint.port, endpoint.protocol, service)
+    }
+
+    /// Whether replies of this backend of `service` come from this IPv6 endpoint.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_behind_v6(&self, endpoint: &EndpointV6, service: &ServiceEntry) -> bool {
+        self.address == endpoint.address
+            && self.family == family::V6
+            && self.is_behind(endpoint.port, endpoint.protocol, service)
+    }
+
+    #[inline(always)]
+    fn is_behind(&self, port: [u8; 2], protocol: u8, service: &ServiceEntry) -> bool {
+        port == service.port_of(self) && protocol == service.protocol
+    }
+}
+
 /// A handshake under way: SYN seen, and the client's next packet awaited. The low bits of the flow hash are its place
 /// in an array of [`HANDSHAKES`], where a newer one with the same place takes it.
 #[repr(C)]
@@ -332,7 +430,7 @@ pub struct HandshakeTimes {
     pub count: u64,
 }
 
-/// How a reply of a NAT backend is turned back: the value of the reverse maps.
+/// How a reply of a NAT backend is turned back: what follows from its entry and its service's.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Reverse {
@@ -431,6 +529,7 @@ const _: () = {
     assert!(size_of::<EndpointV4>() == 8);
     assert!(size_of::<EndpointV6>() == 20);
     assert!(size_of::<Service>() == 24);
+    assert!(size_of::<ServiceEntry>() == 64);
     assert!(size_of::<Ring>() == 4 * RING_ENTRIES as usize);
     assert!(HANDSHAKES.is_power_of_two() && RING_ENTRIES.is_power_of_two());
     assert!(size_of::<SlotWord>() == 8);

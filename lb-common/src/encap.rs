@@ -7,8 +7,9 @@ use crate::{
     checksum,
     frame::Frame,
     ip::{Ip, Packet, V4},
-    pipeline::{Exit, Tables},
+    pipeline::Exit,
     reason::Reason,
+    tables::Tables,
     wire::{Ethernet, IPV4_LEN, IPV6_LEN, Ipv4, Ipv6, ethertype},
 };
 

@@ -3,8 +3,8 @@
 use crate::{
     abi::{FlowEntry, Service, SlotWord, backend_state, mode, service_flags},
     ip::Ip,
-    pipeline::{Step, Tables},
     schedule,
+    tables::{Step, Tables},
     tracking::{Flow, FlowEvent},
 };
 

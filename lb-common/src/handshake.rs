@@ -3,7 +3,7 @@
 
 use crate::{
     abi::{HANDSHAKES, Handshake},
-    pipeline::Tables,
+    tables::Tables,
 };
 
 /// Handshakes that take longer are left out: their client was slow, or lost a packet.

@@ -24,6 +24,8 @@
 //!   section 4. Its bound holds for independent key words; those beyond the seed's four are derived here.
 //! - The mixer: Evensen, "Stronger, better, morer, Moremur", 2019.
 
+use crate::abi::{EndpointV4, EndpointV6};
+
 /// Hash of an IPv4 flow. Addresses and ports as they are in the packet.
 #[inline(always)]
 #[must_use]
@@ -74,6 +76,21 @@ pub fn source_v4(seed: [u64; 2], source: [u8; 4]) -> u64 {
 #[must_use]
 pub fn source_v6(seed: [u64; 2], source: [u8; 16]) -> u64 {
     mix(product_v6(source, keys(seed)))
+}
+
+/// Hash of an IPv4 endpoint, for [`crate::index`]: every endpoint has another.
+#[inline(always)]
+#[must_use]
+pub fn endpoint_v4(seed: [u64; 2], endpoint: &EndpointV4) -> u64 {
+    mix(u64::from_le(bytemuck::cast(*endpoint)) ^ keys(seed)[0])
+}
+
+/// Hash of an IPv6 endpoint, for [`crate::index`].
+#[inline(always)]
+#[must_use]
+pub fn endpoint_v6(seed: [u64; 2], endpoint: &EndpointV6) -> u64 {
+    let rest = u32::from_le_bytes([endpoint.port[0], endpoint.port[1], endpoint.protocol, endpoint.pad]);
+    mix(product_v6(endpoint.address, keys(seed)).wrapping_add(u64::from(rest) << 32))
 }
 
 /// The slot, 0 to `count - 1`, of a hash: its high 32 bits scaled to `count`. 0 if `count` is 0.

@@ -5,9 +5,10 @@ use crate::{
     checksum::Difference,
     frame::Frame,
     hash,
-    pipeline::{Ports, Tables},
+    pipeline::Ports,
     reason::Reason,
     reset,
+    tables::Tables,
     wire::{ETHERNET_LEN, Ethernet, IPV6_LEN, Ipv4, Ipv6, Tcp, next_header},
 };
 
@@ -80,6 +81,7 @@ pub(crate) trait Ip {
     fn put_reset<F: Frame>(frame: &mut F, ethernet: Ethernet, packet: &Packet<Self::Address>, tcp: Tcp) -> Option<()>;
 
     fn service<T: Tables>(tables: &T, address: Self::Address, port: [u8; 2], protocol: u8) -> Option<Service>;
+    fn is_vip<T: Tables>(tables: &T, address: Self::Address) -> bool;
     fn reverse<T: Tables>(tables: &T, address: Self::Address, port: [u8; 2], protocol: u8) -> Option<Reverse>;
     fn route<T: Tables>(tables: &T, address: Self::Address) -> Option<NextHop>;
     fn want_neighbour<T: Tables>(tables: &T, address: Self::Address);
@@ -188,6 +190,11 @@ impl Ip for V4 {
     #[inline(always)]
     fn service<T: Tables>(tables: &T, address: [u8; 4], port: [u8; 2], protocol: u8) -> Option<Service> {
         tables.service_v4(&EndpointV4 { address, port, protocol, pad: 0 })
+    }
+
+    #[inline(always)]
+    fn is_vip<T: Tables>(tables: &T, address: [u8; 4]) -> bool {
+        tables.is_vip_v4(address)
     }
 
     #[inline(always)]
@@ -315,6 +322,11 @@ impl Ip for V6 {
     #[inline(always)]
     fn service<T: Tables>(tables: &T, address: [u8; 16], port: [u8; 2], protocol: u8) -> Option<Service> {
         tables.service_v6(&EndpointV6 { address, port, protocol, pad: 0 })
+    }
+
+    #[inline(always)]
+    fn is_vip<T: Tables>(tables: &T, address: [u8; 16]) -> bool {
+        tables.is_vip_v6(address)
     }
 
     #[inline(always)]

@@ -3,11 +3,7 @@
 //! Nothing is written before every check has passed, so a packet that is passed to the kernel leaves as it came.
 
 use crate::{
-    abi::{Backend, Egress, EndpointV4, EndpointV6, NextHop, OuterV4, OuterV6, Reverse, Service, SlotWord},
-    abi::{
-        FlowEntry, FlowKeyV4, FlowKeyV6, Handshake, NO_BACKEND, family, flow_flags, kinds, mode, protocol,
-        service_flags,
-    },
+    abi::{Egress, NO_BACKEND, NextHop, Reverse, Service, family, flow_flags, kinds, mode, protocol, service_flags},
     encap,
     flow::PacketFlow,
     frame::Frame,
@@ -15,8 +11,9 @@ use crate::{
     ip::{Ip, Packet, V4, V6},
     nat,
     reason::Reason,
-    reset, schedule,
-    tracking::{self, Entry, FlowEvent, Owner, Policy, Segment},
+    reset,
+    tables::{Step, Tables},
+    tracking::{self, Owner, Policy, Segment},
     wire::{ETHERNET_LEN, Ethernet, TCP_LEN, Tcp, Udp, ethertype, tcp_flags},
 };
 
@@ -56,112 +53,6 @@ impl Verdict {
     pub const fn drop(reason: Reason) -> Self {
         Self { action: Action::Drop, reason }
     }
-}
-
-/// The tables that the packet path reads and counts in: BPF maps in the kernel, collections on the host.
-pub trait Tables {
-    /// An entry of the flow table.
-    type Entry<'a>: Entry
-    where
-        Self: 'a;
-
-    /// Seed of the flow hash.
-    fn seed(&self) -> [u64; 2];
-    /// Source network of IPv4 encapsulation.
-    fn outer_v4(&self) -> OuterV4;
-    /// Source network of IPv6 encapsulation.
-    fn outer_v6(&self) -> OuterV6;
-    /// Kernel index of the device that the packet came in by.
-    fn ingress_ifindex(&self) -> u32;
-    /// Bits of [`kinds`]: what may be found at all.
-    fn kinds(&self) -> u32;
-    /// Service of an IPv4 endpoint.
-    fn service_v4(&self, key: &EndpointV4) -> Option<Service>;
-    /// Service of an IPv6 endpoint.
-    fn service_v6(&self, key: &EndpointV6) -> Option<Service>;
-    /// Slot at `index` of the slot array.
-    fn slot(&self, index: u32) -> Option<SlotWord>;
-    /// Backend with this id.
-    fn backend(&self, id: u32) -> Option<&Backend>;
-    /// Entry of an IPv4 flow.
-    fn flow_v4(&self, key: &FlowKeyV4) -> Option<Self::Entry<'_>>;
-    /// Entry of an IPv6 flow.
-    fn flow_v6(&self, key: &FlowKeyV6) -> Option<Self::Entry<'_>>;
-    /// Enters an IPv4 flow, if there is room and it has no entry. Whether it did.
-    fn insert_flow_v4(&self, key: &FlowKeyV4, entry: &FlowEntry) -> bool;
-    /// Enters an IPv6 flow, if there is room and it has no entry. Whether it did.
-    fn insert_flow_v6(&self, key: &FlowKeyV6, entry: &FlowEntry) -> bool;
-    /// Deletes the entry of an IPv4 flow, if it has one.
-    fn remove_flow_v4(&self, key: &FlowKeyV4);
-    /// Deletes the entry of an IPv6 flow, if it has one.
-    fn remove_flow_v6(&self, key: &FlowKeyV6);
-    /// Live entries of the flow table that name a backend.
-    fn live_flows(&self, backend: u32) -> u64;
-    /// Counts one live entry more of a backend, or one less.
-    fn count_live(&self, backend: u32, more: bool);
-    /// Counts what happened in the flow table.
-    fn count_event(&self, event: FlowEvent);
-    /// The backend at `place`, below [`crate::abi::RING_ENTRIES`], of a service's ring; [`NO_BACKEND`] beyond its end.
-    fn ring(&self, service: u32, place: u32) -> u32;
-    /// [`schedule::draw`], for which the kernel has a function of its own.
-    fn draw(&self, service: u32, choice: u32, length: u32) -> u32
-    where
-        Self: Sized,
-    {
-        schedule::draw(self, service, choice, length)
-    }
-    /// A number that counts up with every call for a service.
-    fn turn(&self, service: u32) -> u32;
-    /// A random number.
-    fn random(&self) -> u32;
-    /// Seconds of the monotonic clock. May be some milliseconds old.
-    fn now(&self) -> u32;
-    /// Nanoseconds of the monotonic clock.
-    fn now_nanoseconds(&self) -> u64;
-    /// The handshake at `place`.
-    fn handshake(&self, place: u32) -> Option<Handshake>;
-    /// Puts a handshake at `place`.
-    fn set_handshake(&self, place: u32, handshake: Handshake);
-    /// Counts a handshake with a backend and the nanoseconds that it took.
-    fn count_handshake(&self, backend: u32, nanoseconds: u64);
-    /// How replies of an IPv4 backend are turned back.
-    fn reverse_v4(&self, key: &EndpointV4) -> Option<Reverse>;
-    /// How replies of an IPv6 backend are turned back.
-    fn reverse_v6(&self, key: &EndpointV6) -> Option<Reverse>;
-    /// Next hop towards an IPv4 client.
-    fn route_v4(&self, address: [u8; 4]) -> Option<NextHop>;
-    /// Next hop towards an IPv6 client.
-    fn route_v6(&self, address: [u8; 16]) -> Option<NextHop>;
-    /// Device at this egress index.
-    fn egress(&self, index: u16) -> Option<Egress>;
-    /// Asks the controller to have the kernel resolve the neighbour `address` of `family` ([`crate::abi::family`]).
-    fn want_neighbour(&self, address: [u8; 16], family: u8);
-    /// Counts a packet sent to a backend; `opens` tells a TCP SYN.
-    fn count_forwarded(&self, service: u32, backend: u32, bytes: u32, opens: bool);
-    /// Counts a reply sent to a client.
-    fn count_replied(&self, service: u32, backend: u32, bytes: u32);
-    /// Takes in a step on the packet's way. Whoever does not explain does nothing.
-    fn note(&self, step: Step);
-}
-
-/// A step on a packet's way, for explanations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// The slot of a client's packet.
-    Slot {
-        /// Id of the service.
-        service: u32,
-        /// Index of the slot.
-        index: u32,
-        /// The slot.
-        word: SlotWord,
-    },
-    /// Who takes a new flow.
-    Choice(u32),
-    /// The backend that the packet goes to.
-    Backend(u32),
-    /// The backend that the reply comes from.
-    Reply(u32),
 }
 
 /// Decides what happens to `frame`, rewrites it for that, and counts by service and backend.
@@ -207,10 +98,8 @@ fn process_ip<I: Ip, F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict 
     };
     if let Some(obstacle) = packet.obstacle {
         // Without ports only the address tells whether the packet is Weir's.
-        return match I::service(tables, packet.destination, [0; 2], 0) {
-            Some(_) => Verdict::drop(obstacle),
-            None => Verdict::pass(Reason::NoService),
-        };
+        let is_ours = I::is_vip(tables, packet.destination);
+        return if is_ours { Verdict::drop(obstacle) } else { Verdict::pass(Reason::NoService) };
     }
     let (ports, segment) = match packet.protocol {
         protocol::TCP => {
@@ -355,19 +244,25 @@ fn forward<I: Ip, F: Frame, T: Tables>(
 ) -> Result<Verdict, Reason> {
     let key = I::flow_key(packet.source, packet.destination, transport.ports, packet.protocol);
     let hash = slot_hash::<I, T>(tables, &service, packet.source, &key);
-    let index = slot_index(&service, hash);
-    let slot = tables.slot(index).ok_or(Reason::Inconsistent)?;
-    tables.note(Step::Slot { service: service.id, index, word: slot });
-    let id = if slot.tracked() {
-        let flow = PacketFlow::<I, T>::new(tables, key, service, slot, hash);
-        match tracked_owner(&flow, transport.segment) {
-            GONE if service.resets() => return reset::answer::<I, F>(frame),
-            GONE => return Err(Reason::BackendGone),
-            REFUSED => return Err(Reason::FlowTableFull),
-            id => id,
+    let offset = hash::slot_of(hash, service.slot_count);
+    let id = match tables.steady(&service, offset) {
+        NO_BACKEND => {
+            let index = service.first_slot.wrapping_add(offset);
+            let slot = tables.slot(index).ok_or(Reason::Inconsistent)?;
+            tables.note(Step::Slot { service: service.id, index, word: slot });
+            if slot.tracked() {
+                let flow = PacketFlow::<I, T>::new(tables, key, service, slot, hash);
+                match tracked_owner(&flow, transport.segment) {
+                    GONE if service.resets() => return reset::answer::<I, F>(frame),
+                    GONE => return Err(Reason::BackendGone),
+                    REFUSED => return Err(Reason::FlowTableFull),
+                    id => id,
+                }
+            } else {
+                slot.current()
+            }
         }
-    } else {
-        slot.current()
+        id => id,
     };
     if id == NO_BACKEND {
         return Err(Reason::NoBackend);
@@ -436,11 +331,6 @@ fn slot_hash<I: Ip, T: Tables>(tables: &T, service: &Service, source: I::Address
     }
 }
 
-#[inline(always)]
-fn slot_index(service: &Service, hash: u64) -> u32 {
-    service.first_slot.wrapping_add(hash::slot_of(hash, service.slot_count))
-}
-
 /// A NAT backend's packet on its way to the client. An error is a drop.
 #[inline(always)]
 fn reply<I: Ip, F: Frame, T: Tables>(
@@ -488,7 +378,8 @@ fn close_from_behind<I: Ip, T: Tables>(
     told: u8,
 ) {
     let hash = slot_hash::<I, T>(tables, &service, client, &key);
-    let Some(slot) = tables.slot(slot_index(&service, hash)).filter(|slot| slot.tracked()) else { return };
+    let index = service.first_slot.wrapping_add(hash::slot_of(hash, service.slot_count));
+    let Some(slot) = tables.slot(index).filter(|slot| slot.tracked()) else { return };
     let told = if told & flow_flags::RESET != 0 { flow_flags::RESET } else { flow_flags::FIN_BACK };
     let flow = PacketFlow::<I, T>::new(tables, key, service, slot, hash);
     tracked_close(&flow, backend, told);

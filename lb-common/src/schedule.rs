@@ -2,7 +2,7 @@
 
 use crate::{
     abi::{COMPARED_BACKENDS, NO_BACKEND, Service, SlotWord, choice},
-    pipeline::Tables,
+    tables::Tables,
 };
 
 /// The backend for a new flow of `service` in `slot`; [`NO_BACKEND`] if there is none.

@@ -11,11 +11,13 @@ use lb_common::{
     abi::{
         Backend, Egress, EndpointV4, EndpointV6, Explanation, FLOW_COUNTERS, FlowEntry, FlowKeyV4, FlowKeyV6,
         HANDSHAKES, Handshake, HandshakeTimes, NO_BACKEND, NextHop, OuterV4, OuterV6, REASON_COUNTERS, RING_ENTRIES,
-        Reverse, Ring, Service, Settings, SlotWord, Traffic, WantedNeighbour, explained,
+        Reverse, Ring, Service, ServiceEntry, Settings, SlotWord, Traffic, WantedNeighbour, explained,
     },
-    pipeline::{Step, Tables},
+    hash,
+    index::{self, Word},
     reason::Reason,
     schedule,
+    tables::{Step, Tables},
     tracking::FlowEvent,
 };
 
@@ -39,15 +41,24 @@ static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
 static KINDS: Array<u32> = Array::with_max_entries(1, 0);
 
-// Values are copied as soon as they are found: the kernel keeps their memory for as long as a packet may look at it, but
-// since 6.1 it may give the place of a deleted one to another key at once.
+/// The services by id, 0 for none.
 #[map]
-static SERVICES_V4: HashMap<EndpointV4, Service> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+static SERVICES: Array<ServiceEntry> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Where packets find a service by its endpoint, see [`index`].
 #[map]
-static SERVICES_V6: HashMap<EndpointV6, Service> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+static SERVICE_INDEX: Array<Word> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[map]
+static VIPS_V4: HashMap<[u8; 4], u8> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+#[map]
+static VIPS_V6: HashMap<[u8; 16], u8> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 
 #[map]
 static SLOTS: Array<SlotWord> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// The slots' places, see [`lb_common::abi::steady`].
+#[map]
+static STEADY: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 // Mapped memory starts on a page, so that each 64-byte entry is one cache line.
 #[map]
@@ -74,10 +85,9 @@ static HANDSHAKES_OPEN: Array<Handshake> = Array::with_max_entries(HANDSHAKES, 0
 #[map]
 static HANDSHAKE_TIMES: PerCpuArray<HandshakeTimes> = PerCpuArray::with_max_entries(1, 0);
 
+/// Where replies find the backend that they come from, by the endpoint that they come from.
 #[map]
-static REVERSE_V4: HashMap<EndpointV4, Reverse> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
-#[map]
-static REVERSE_V6: HashMap<EndpointV6, Reverse> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+static REVERSE_INDEX: Array<Word> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 #[map]
 static ROUTES_V4: LpmTrie<[u8; 4], NextHop> = LpmTrie::with_max_entries(1, 0);
@@ -165,6 +175,34 @@ pub fn explain(add: impl FnOnce(&mut Explanation)) {
     }
 }
 
+/// Places of the indices less 1; replaced before loading, constant to the verifier.
+#[unsafe(no_mangle)]
+static SERVICE_INDEX_MASK: u32 = 0;
+#[unsafe(no_mangle)]
+static REVERSE_INDEX_MASK: u32 = 0;
+
+/// The service that the index leads to, if `is_right`.
+#[inline(always)]
+fn find_service(hash: u64, is_right: impl Fn(&ServiceEntry) -> bool) -> Option<Service> {
+    // SAFETY: reads a static of the program; volatile, since the loader replaces the value that the compiler sees.
+    let mask = unsafe { core::ptr::read_volatile(&raw const SERVICE_INDEX_MASK) };
+    let entry = |id| SERVICES.get(id).filter(|entry| is_right(entry)).map(|entry| entry.service);
+    index::find(hash, mask, |place| SERVICE_INDEX.get(place).copied(), entry)
+}
+
+/// The way back of the backend that the index leads to, if `is_right`.
+#[inline(always)]
+fn find_reverse(hash: u64, is_right: impl Fn(&Backend, &ServiceEntry) -> bool) -> Option<Reverse> {
+    // SAFETY: reads a static of the program; volatile, since the loader replaces the value that the compiler sees.
+    let mask = unsafe { core::ptr::read_volatile(&raw const REVERSE_INDEX_MASK) };
+    let entry = |id| {
+        let backend = BACKENDS.get(id)?;
+        let service = SERVICES.get(backend.service)?;
+        is_right(backend, service).then(|| service.reverse(id, backend))
+    };
+    index::find(hash, mask, |place| REVERSE_INDEX.get(place).copied(), entry)
+}
+
 macro_rules! loaded {
     ($field:ident) => {
         // SAFETY: reads a static of the program; volatile, since the loader replaces the value that the compiler sees.
@@ -247,14 +285,33 @@ impl Tables for KernelTables<'_> {
 
     #[inline(always)]
     fn service_v4(&self, key: &EndpointV4) -> Option<Service> {
-        // SAFETY: see the map: the memory outlives the packet, and the value is copied at once.
-        unsafe { SERVICES_V4.get(key) }.copied()
+        find_service(hash::endpoint_v4(self.seed(), key), |entry| entry.is_at_v4(key))
     }
 
     #[inline(always)]
     fn service_v6(&self, key: &EndpointV6) -> Option<Service> {
-        // SAFETY: see the map: the memory outlives the packet, and the value is copied at once.
-        unsafe { SERVICES_V6.get(Aligned(*key).key()) }.copied()
+        find_service(hash::endpoint_v6(self.seed(), key), |entry| entry.is_at_v6(key))
+    }
+
+    #[inline(always)]
+    fn is_vip_v4(&self, address: [u8; 4]) -> bool {
+        VIPS_V4.get_ptr(Aligned(address).key()).is_some()
+    }
+
+    #[inline(always)]
+    fn is_vip_v6(&self, address: [u8; 16]) -> bool {
+        VIPS_V6.get_ptr(Aligned(address).key()).is_some()
+    }
+
+    #[inline(always)]
+    fn steady(&self, service: &Service, offset: u32) -> u32 {
+        // What is explained is the slot.
+        if explaining() {
+            return NO_BACKEND;
+        }
+        let Some(layout) = SERVICES.get(service.id).map(|entry| entry.steady) else { return NO_BACKEND };
+        let place = layout.place(service.first_slot, offset);
+        STEADY.get(place.element()).map_or(NO_BACKEND, |word| layout.backend(place, *word))
     }
 
     #[inline(always)]
@@ -379,14 +436,12 @@ impl Tables for KernelTables<'_> {
 
     #[inline(always)]
     fn reverse_v4(&self, key: &EndpointV4) -> Option<Reverse> {
-        // SAFETY: see the map: the memory outlives the packet, and the value is copied at once.
-        unsafe { REVERSE_V4.get(key) }.copied()
+        find_reverse(hash::endpoint_v4(self.seed(), key), |backend, service| backend.is_behind_v4(key, service))
     }
 
     #[inline(always)]
     fn reverse_v6(&self, key: &EndpointV6) -> Option<Reverse> {
-        // SAFETY: see the map: the memory outlives the packet, and the value is copied at once.
-        unsafe { REVERSE_V6.get(Aligned(*key).key()) }.copied()
+        find_reverse(hash::endpoint_v6(self.seed(), key), |backend, service| backend.is_behind_v6(key, service))
     }
 
     #[inline(always)]

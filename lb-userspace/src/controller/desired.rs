@@ -330,7 +330,7 @@ impl<'a> Desired<'a> {
     /// Adds a marker for every VIP.
     fn vip_markers(&mut self) {
         let vips = self.inputs.services.keys().map(|key| Endpoint::vip_marker(key.address));
-        self.tables.services.extend(vips.map(|key| (key, entry::VIP_MARKER)));
+        self.tables.services.extend(vips.map(|key| (key, abi::Service::VIP_MARKER)));
     }
 
     /// The tables, and the plan but for its writes.

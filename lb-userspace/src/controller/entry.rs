@@ -42,16 +42,6 @@ pub const fn service(service: &spec::Service, id: u32, first_slot: u32, slot_cou
     abi::Service { id, first_slot, slot_count, flags: source | on_down, choice: choice::SLOT, ring_length: 0 }
 }
 
-/// The entry that marks an address as a VIP.
-pub const VIP_MARKER: abi::Service = abi::Service {
-    id: 0,
-    first_slot: 0,
-    slot_count: 0,
-    flags: service_flags::VIP_MARKER,
-    choice: choice::SLOT,
-    ring_length: 0,
-};
-
 /// The entry of a backend in the phase `state`, bits of [`backend_state`].
 #[must_use]
 pub fn backend(

@@ -257,19 +257,23 @@ impl Core {
         let (tables, capacity) = (self.mirror.tables(), &self.capacity);
         let (census, _) = self.sweeper.last();
         let (flows_v4, flows_v6) = (census.entries - census.entries_v6, census.entries_v6);
-        let services = |v4: bool| tables.services.keys().filter(move |key| key.address.is_ipv4() == v4).count();
+        let vips = |v4: bool| {
+            let markers = tables.services.keys().filter(|key| key.is_vip_marker());
+            markers.filter(|key| key.address.is_ipv4() == v4).count() as u64
+        };
+        let service_ids = capacity.service_ids.saturating_sub(1);
+        let backend_ids = capacity.backend_ids.saturating_sub(1);
         let routes = |v4: bool| tables.routes.keys().filter(move |net| net.addr().is_ipv4() == v4).count();
-        let ways_back = |v4: bool| tables.reverse.keys().filter(move |key| key.address.is_ipv4() == v4).count();
         let slots: u64 = self.mirror.ranges().values().map(|count| u64::from(*count)).sum();
         let uses = [
-            ("services-v4", services(true) as u64, capacity.services),
-            ("services-v6", services(false) as u64, capacity.services),
+            ("services", self.mirror.services().count() as u64, service_ids),
+            ("vips-v4", vips(true), service_ids),
+            ("vips-v6", vips(false), service_ids),
             ("slots", slots, capacity.slots),
             ("flows-v4", flows_v4, capacity.flows),
             ("flows-v6", flows_v6, capacity.flows),
-            ("backends", tables.backends.len() as u64, capacity.backend_ids.saturating_sub(1)),
-            ("reverse-v4", ways_back(true) as u64, capacity.reverse),
-            ("reverse-v6", ways_back(false) as u64, capacity.reverse),
+            ("backends", tables.backends.len() as u64, backend_ids),
+            ("reverse", tables.reverse.len() as u64, backend_ids),
             ("routes-v4", routes(true) as u64, capacity.routes),
             ("routes-v6", routes(false) as u64, capacity.routes),
             ("egresses", tables.egresses.len() as u64, u32::from(capacity.egresses.saturating_sub(1))),

@@ -1,4 +1,4 @@
-//! The bpf system call, for the commands that aya has no functions for.
+//! The bpf system call, for the commands that aya has no functions for, and one more to wait for programs by.
 //!
 //! Names and layouts are those of `union bpf_attr` in linux/bpf.h, each structure as far as the command reads it.
 
@@ -104,6 +104,18 @@ pub(super) unsafe fn look_up(map: BorrowedFd<'_>, index: u32, value: &mut [u8]) 
     let mut look_up = LookUp { map_fd: map.as_raw_fd(), pad: 0, key, value, flags: 0 };
     // SAFETY: the fields are the command's; an array's key has four bytes, and the caller answers for `value`.
     unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &mut look_up) }.map(drop)
+}
+
+/// Returns when every run of a program that had begun has ended.
+///
+/// Programs run within the kernel's RCU read sections, and `membarrier` waits for these to end. A kernel that can't (one with
+/// `nohz_full`, for one) is given a hundred milliseconds: a run takes microseconds.
+pub(super) fn wait_for_programs() {
+    // SAFETY: the command takes nothing and changes no memory.
+    let answer = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if answer < 0 {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
 }
 
 /// What a look-up of a batch came to.

@@ -7,7 +7,8 @@ use bytemuck::Zeroable as _;
 use lb_common::abi;
 
 use super::{
-    PROGRAM, Residence, Wire, explain_load, explain_program, maps::take, pins::Pins, prepare, program, run_once,
+    Constants, PROGRAM, Residence, Wire, explain_load, explain_program, maps::take, pins::Pins, prepare, program,
+    run_once,
 };
 use crate::tables::{Capacity, Explained};
 
@@ -26,10 +27,10 @@ impl Explainer {
         capacity: &Capacity,
         pins: &Pins,
     ) -> anyhow::Result<Self> {
-        let (settings, explaining) = (Wire(settings), 1_u32);
+        let (constants, explaining) = (Constants::of(settings, capacity), 1_u32);
         let mut loader = EbpfLoader::new();
         loader.override_global("EXPLAINING", &explaining, true);
-        prepare(&mut loader, &settings, capacity, Residence::Pinned(pins));
+        prepare(&mut loader, &constants, capacity, Residence::Pinned(pins));
         let mut ebpf = loader.load(object).map_err(explain_load)?;
         program(&mut ebpf, PROGRAM)?.load().map_err(explain_program).context("cannot load the explaining copy")?;
         let explanation = take(&mut ebpf, "EXPLANATION")?;

@@ -3,7 +3,6 @@
 use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},
-    sync::Arc,
 };
 
 use anyhow::Context as _;
@@ -25,7 +24,7 @@ pub(super) const BATCH: usize = 4096;
 pub(super) struct KernelFlows {
     pub v4: Entries<FlowKeyV4>,
     pub v6: Entries<FlowKeyV6>,
-    pub slots: Arc<Mapped<SlotWord>>,
+    pub slots: Mapped<SlotWord>,
     pub undertakers: Undertakers,
 }
 

@@ -3,7 +3,10 @@
 use std::{
     marker::PhantomData,
     os::fd::{AsFd as _, AsRawFd as _},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use anyhow::{Context as _, ensure};
@@ -15,8 +18,9 @@ use super::maps::Wire;
 
 /// An array map, mapped into this process. Elements are read and stored in 64-bit words, each of them atomically: a
 /// packet sees the old or the new value of every field that lies within one word.
+#[derive(Clone)]
 pub(super) struct Mapped<T: Pod> {
-    memory: MmapRaw,
+    memory: Arc<MmapRaw>,
     elements: u32,
     element: PhantomData<T>,
 }
@@ -36,7 +40,14 @@ impl<T: Pod> Mapped<T> {
             .len(elements as usize * size_of::<T>())
             .map_raw(map.map().fd().as_fd().as_raw_fd())
             .context("cannot map an array into memory")?;
-        Ok(Self { memory, elements, element: PhantomData })
+        Ok(Self { memory: Arc::new(memory), elements, element: PhantomData })
+    }
+
+    /// An array of the same kind in memory of this process alone.
+    #[cfg(test)]
+    pub(super) fn anonymous(elements: u32) -> anyhow::Result<Self> {
+        let memory = MmapOptions::new().len(elements as usize * size_of::<T>()).map_anon()?;
+        Ok(Self { memory: Arc::new(memory.into()), elements, element: PhantomData })
     }
 
     /// Number of elements.

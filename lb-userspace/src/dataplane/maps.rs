@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::Arc,
 };
 
 use anyhow::Context as _;
@@ -16,29 +15,34 @@ use bytemuck::{Pod, Zeroable as _};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::{
     abi::{
-        self, Backend, Egress, EndpointV4, EndpointV6, FlowEntry, FlowKeyV4, FlowKeyV6, HandshakeTimes, NextHop,
-        Reverse, Ring, Service, Settings, SlotWord, Traffic, WantedNeighbour, kinds,
+        self, Backend, Egress, FlowEntry, FlowKeyV4, FlowKeyV6, HandshakeTimes, NextHop, Reverse, Ring, Service,
+        Settings, Traffic, WantedNeighbour, kinds, steady,
     },
+    index,
     reason::Reason,
     tracking::FlowEvent,
 };
 
 use super::{
     flows::{Entries, KernelFlows, Undertakers},
+    index::Index,
     mapped::Mapped,
+    services::{self, Services},
 };
-use crate::tables::{Capacity, Counters, Endpoint, EndpointKey, Tables, Write};
+use crate::tables::{Capacity, Counters, Endpoint, Tables, Write};
 
 /// The maps that packets only read, but for what schedulers draw from: what a program on trial shares with the one that
 /// forwards.
-pub(super) const TABLES: [&str; 11] = [
+pub(super) const TABLES: [&str; 13] = [
     "KINDS",
-    "SERVICES_V4",
-    "SERVICES_V6",
+    "SERVICES",
+    "SERVICE_INDEX",
+    "VIPS_V4",
+    "VIPS_V6",
     "SLOTS",
+    "STEADY",
     "BACKENDS",
-    "REVERSE_V4",
-    "REVERSE_V6",
+    "REVERSE_INDEX",
     "ROUTES_V4",
     "ROUTES_V6",
     "EGRESSES",
@@ -68,12 +72,15 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// Entries of the maps whose sizes are configured.
-pub(super) fn sizes(capacity: &Capacity) -> [(&'static str, u32); 18] {
+pub(super) fn sizes(capacity: &Capacity) -> [(&'static str, u32); 20] {
     let (egresses, routes) = (u32::from(capacity.egresses), route_entries(capacity));
     [
-        ("SERVICES_V4", capacity.services),
-        ("SERVICES_V6", capacity.services),
+        ("SERVICES", capacity.service_ids),
+        ("SERVICE_INDEX", index::places(capacity.service_ids)),
+        ("VIPS_V4", capacity.service_ids),
+        ("VIPS_V6", capacity.service_ids),
         ("SLOTS", capacity.slots),
+        ("STEADY", steady::elements(capacity.slots)),
         ("BACKENDS", capacity.backend_ids),
         ("FLOWS_V4", capacity.flows),
         ("FLOWS_V6", capacity.flows),
@@ -81,8 +88,7 @@ pub(super) fn sizes(capacity: &Capacity) -> [(&'static str, u32); 18] {
         ("RINGS", capacity.service_ids),
         ("TURNS", capacity.service_ids),
         ("HANDSHAKE_TIMES", capacity.backend_ids),
-        ("REVERSE_V4", capacity.reverse),
-        ("REVERSE_V6", capacity.reverse),
+        ("REVERSE_INDEX", index::places(capacity.backend_ids)),
         ("ROUTES_V4", routes),
         ("ROUTES_V6", routes),
         ("EGRESSES", egresses),
@@ -106,18 +112,18 @@ pub(crate) struct Wire<T>(pub T);
 // SAFETY: bytemuck's `Pod` promises what aya's asks for: any bytes are a valid value, and there is no padding.
 unsafe impl<T: Pod> aya::Pod for Wire<T> {}
 
-/// A hash map of each address family, under endpoints.
-struct Endpoints<V: Pod> {
-    v4: HashMap<MapData, Wire<EndpointV4>, Wire<V>>,
-    v6: HashMap<MapData, Wire<EndpointV6>, Wire<V>>,
+/// The addresses that are marked as VIPs.
+struct Vips {
+    v4: HashMap<MapData, [u8; 4], u8>,
+    v6: HashMap<MapData, [u8; 16], u8>,
 }
 
 /// The maps.
 pub(super) struct Maps {
     settings: Array<MapData, Wire<Settings>>,
     kinds: Array<MapData, u32>,
-    services: Endpoints<Service>,
-    slots: Arc<Mapped<SlotWord>>,
+    services: Services,
+    vips: Vips,
     backends: Mapped<Backend>,
     rings: Mapped<Ring>,
     flows_v4: HashMap<MapData, Wire<FlowKeyV4>, Wire<FlowEntry>>,
@@ -126,7 +132,7 @@ pub(super) struct Maps {
     flow_events: PerCpuArray<MapData, u64>,
     turns: Array<MapData, u64>,
     handshake_times: PerCpuArray<MapData, Wire<HandshakeTimes>>,
-    reverse: Endpoints<Reverse>,
+    reverse: Index,
     routes_v4: LpmTrie<MapData, [u8; 4], Wire<NextHop>>,
     routes_v6: LpmTrie<MapData, [u8; 16], Wire<NextHop>>,
     egresses: Array<MapData, Wire<Egress>>,
@@ -139,12 +145,21 @@ pub(super) struct Maps {
 
 impl Maps {
     /// Takes the maps out of the loaded object.
-    pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+    ///
+    /// `seed` is what packets hash endpoints by.
+    pub(super) fn take(ebpf: &mut Ebpf, seed: [u64; 2]) -> anyhow::Result<Self> {
+        let services = Services::new(
+            Mapped::new(&take(ebpf, "SERVICES")?)?,
+            Mapped::new(&take(ebpf, "SERVICE_INDEX")?)?,
+            Mapped::new(&take(ebpf, "SLOTS")?)?,
+            Mapped::new(&take(ebpf, "STEADY")?)?,
+            seed,
+        );
         Ok(Self {
+            services,
             settings: take(ebpf, "SETTINGS")?,
             kinds: take(ebpf, "KINDS")?,
-            services: Endpoints { v4: take(ebpf, "SERVICES_V4")?, v6: take(ebpf, "SERVICES_V6")? },
-            slots: Arc::new(Mapped::new(&take(ebpf, "SLOTS")?)?),
+            vips: Vips { v4: take(ebpf, "VIPS_V4")?, v6: take(ebpf, "VIPS_V6")? },
             backends: Mapped::new(&take(ebpf, "BACKENDS")?)?,
             rings: Mapped::new(&take(ebpf, "RINGS")?)?,
             flows_v4: take(ebpf, "FLOWS_V4")?,
@@ -153,7 +168,7 @@ impl Maps {
             flow_events: take(ebpf, "FLOW_EVENTS")?,
             turns: take(ebpf, "TURNS")?,
             handshake_times: take(ebpf, "HANDSHAKE_TIMES")?,
-            reverse: Endpoints { v4: take(ebpf, "REVERSE_V4")?, v6: take(ebpf, "REVERSE_V6")? },
+            reverse: Index::new(Mapped::new(&take(ebpf, "REVERSE_INDEX")?)?, seed),
             routes_v4: take(ebpf, "ROUTES_V4")?,
             routes_v6: take(ebpf, "ROUTES_V6")?,
             egresses: take(ebpf, "EGRESSES")?,
@@ -169,17 +184,30 @@ impl Maps {
         self.settings.set(0, Wire(settings), 0).context("cannot write SETTINGS")
     }
 
+    /// Takes up what an earlier daemon left, before anything is read or written.
+    pub(super) fn adopt(&mut self) -> anyhow::Result<()> {
+        self.services.adopt()?;
+        self.reverse.adopt(|id| Some(way_back(&self.services, &self.backends, id)?.0))
+    }
+
+    /// Returns when no packet is on its way any more that found a service which was removed.
+    pub(super) fn let_packets_through(&mut self) {
+        self.services.let_packets_through();
+    }
+
     pub(super) fn read(&self) -> anyhow::Result<Tables> {
-        let services = self.services.read()?;
+        let mut services: BTreeMap<_, _> = self.services.read()?.into_iter().collect();
         let (mut slots, mut rings) = (BTreeMap::new(), BTreeMap::new());
-        for service in services.iter().filter(|(endpoint, _)| !endpoint.is_vip_marker()).map(|(_, service)| service) {
-            let range = service.first_slot..service.first_slot.saturating_add(service.slot_count);
-            slots.insert(service.first_slot, range.map(|slot| self.slots.read(slot)).collect::<Result<_, _>>()?);
+        for service in services.values() {
+            slots.insert(service.first_slot, self.services.slots_of(service)?);
             if service.ring_length > 0 {
                 let ring = self.rings.read(service.id)?.backends;
                 rings.insert(service.id, ring.into_iter().take(service.ring_length as usize).collect());
             }
         }
+        services.extend(self.vips.read()?.into_iter().map(|vip| (Endpoint::vip_marker(vip), Service::VIP_MARKER)));
+        let way_back = |id| way_back(&self.services, &self.backends, id);
+        let reverse = self.reverse.read(|id| Some(way_back(id)?.0))?;
         let mut routes = BTreeMap::new();
         for entry in &self.routes_v4 {
             let (key, hop) = entry?;
@@ -198,7 +226,7 @@ impl Maps {
                 .filter_map(|id| Some((id, self.backends.read(id).ok()?)))
                 .filter(|(_, backend)| backend.mode != 0)
                 .collect(),
-            reverse: self.reverse.read()?,
+            reverse: reverse.into_iter().filter_map(|(_, id)| way_back(id)).collect(),
             routes,
             egresses: (1..self.egresses.len())
                 .filter_map(|index| Some((u16::try_from(index).ok()?, self.egresses.get(&index, 0).ok()?.0)))
@@ -223,7 +251,7 @@ impl Maps {
             }),
             Write::Reverse(endpoint, reverse) => {
                 self.announce(if endpoint.port == 0 { kinds::ANY_PORT_REVERSE } else { kinds::REVERSE })?;
-                self.reverse.insert(endpoint, *reverse)
+                self.reverse.insert(endpoint, reverse.backend)
             }
             Write::RemoveReverse(endpoint) => self.reverse.remove(endpoint),
             Write::Backend(id, backend) => {
@@ -237,19 +265,20 @@ impl Maps {
                 clear(&mut self.backend_traffic, *id, Traffic::default())?;
                 clear(&mut self.handshake_times, *id, HandshakeTimes::default())?;
                 self.flow_counts.set(*id, 0, 0)?;
-                self.backends.store(*id, &Backend::zeroed())
+                let service = self.backends.read(*id)?.service;
+                self.backends.store(*id, &Backend::zeroed())?;
+                self.services.backend_left(service)
             }
-            Write::Slots { first, words } => {
-                words.iter().try_for_each(|(offset, word)| self.slots.store(first.saturating_add(*offset), word))
-            }
+            Write::Slots { first, words } => self.services.store(*first, words),
             Write::Ring(service, backends) => self.set_ring(*service, backends),
+            Write::Service(endpoint, _) if endpoint.is_vip_marker() => self.vips.insert(endpoint.address),
             Write::Service(endpoint, service) => {
-                if endpoint.port == 0 && !endpoint.is_vip_marker() {
+                if endpoint.port == 0 {
                     self.announce(kinds::ANY_PORT_SERVICES)?;
                 }
-                self.services.insert(endpoint, *service)
+                self.services.insert(endpoint, service)
             }
-            Write::RemoveService(endpoint, _) if endpoint.is_vip_marker() => self.services.remove(endpoint),
+            Write::RemoveService(endpoint, _) if endpoint.is_vip_marker() => self.vips.remove(endpoint.address),
             Write::RemoveService(endpoint, service) => {
                 clear(&mut self.service_traffic, service.id, Traffic::default())?;
                 self.turns.set(service.id, 0, 0)?;
@@ -327,7 +356,7 @@ impl Maps {
         Ok(KernelFlows {
             v4: Entries::of(&self.flows_v4, batch)?,
             v6: Entries::of(&self.flows_v6, batch)?,
-            slots: Arc::clone(&self.slots),
+            slots: self.services.slots().clone(),
             undertakers,
         })
     }
@@ -339,33 +368,38 @@ pub(crate) fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &st
     T::try_from(map).with_context(|| format!("the map {name} has another shape than expected"))
 }
 
-impl<V: Pod> Endpoints<V> {
-    fn read(&self) -> anyhow::Result<BTreeMap<Endpoint, V>> {
-        let mut all = BTreeMap::new();
-        for entry in &self.v4 {
-            let (key, value) = entry?;
-            all.insert(Endpoint::from(key.0), value.0);
-        }
-        for entry in &self.v6 {
-            let (key, value) = entry?;
-            all.insert(Endpoint::from(key.0), value.0);
-        }
-        Ok(all)
+impl Vips {
+    fn read(&self) -> anyhow::Result<Vec<IpAddr>> {
+        let v4 = self.v4.keys().map(|key| Ok(IpAddr::from(key?)));
+        v4.chain(self.v6.keys().map(|key| Ok(IpAddr::from(key?)))).collect()
     }
 
-    fn insert(&mut self, endpoint: &Endpoint, value: V) -> anyhow::Result<()> {
-        Ok(match endpoint.key() {
-            EndpointKey::V4(key) => self.v4.insert(Wire(key), Wire(value), 0),
-            EndpointKey::V6(key) => self.v6.insert(Wire(key), Wire(value), 0),
+    fn insert(&mut self, address: IpAddr) -> anyhow::Result<()> {
+        Ok(match address {
+            IpAddr::V4(address) => self.v4.insert(address.octets(), 0, 0),
+            IpAddr::V6(address) => self.v6.insert(address.octets(), 0, 0),
         }?)
     }
 
-    fn remove(&mut self, endpoint: &Endpoint) -> anyhow::Result<()> {
-        present(match endpoint.key() {
-            EndpointKey::V4(key) => self.v4.remove(&Wire(key)),
-            EndpointKey::V6(key) => self.v6.remove(&Wire(key)),
+    fn remove(&mut self, address: IpAddr) -> anyhow::Result<()> {
+        present(match address {
+            IpAddr::V4(address) => self.v4.remove(&address.octets()),
+            IpAddr::V6(address) => self.v6.remove(&address.octets()),
         })
     }
+}
+
+/// The way back of the backend with this id, if it has an entry and its service is there.
+fn way_back(services: &Services, backends: &Mapped<Backend>, id: u32) -> Option<(Endpoint, Reverse)> {
+    let backend = backends.read(id).ok().filter(|backend| backend.mode != abi::mode::NONE)?;
+    let service = services.entry(backend.service).ok()?;
+    let port = u16::from_be_bytes(service.port_of(&backend));
+    let endpoint = Endpoint {
+        address: services::address(backend.family, backend.address)?,
+        port,
+        ..services::endpoint(&service)?
+    };
+    Some((endpoint, service.reverse(id, &backend)))
 }
 
 fn sum(values: &PerCpuValues<Wire<Traffic>>) -> Traffic {

@@ -4,10 +4,12 @@ mod attach;
 mod bpf;
 mod explain;
 mod flows;
+mod index;
 mod mapped;
 mod maps;
 mod memory;
 mod pins;
+mod services;
 mod settings;
 
 use std::{
@@ -22,7 +24,10 @@ use aya::{
     maps::MapError,
     programs::{ProgramError, ProgramFd, TestRun as _, TestRunOptions, Xdp},
 };
-use lb_common::abi::{self, OuterV4, OuterV6, Settings};
+use lb_common::{
+    abi::{self, OuterV4, OuterV6, Settings},
+    index::places as index_of,
+};
 use tracing::info;
 
 pub(crate) use attach::{Link, attach};
@@ -137,6 +142,9 @@ impl Kernel {
         pins.make_directories()?;
         let mut kernel = Self::load(object, settings, capacity, Residence::Pinned(pins))?;
         kernel.adopted = adopted;
+        if adopted {
+            kernel.maps.adopt().context("cannot take up the pinned tables")?;
+        }
         // Last: pins without settings are those of a start that did not finish.
         kernel.maps.set_settings(settings)?;
         Ok(kernel)
@@ -172,16 +180,16 @@ impl Kernel {
         capacity: &Capacity,
         residence: Residence<'_>,
     ) -> anyhow::Result<Self> {
-        let wire = Wire(settings);
+        let constants = Constants::of(settings, capacity);
         let mut loader = EbpfLoader::new();
-        prepare(&mut loader, &wire, capacity, residence);
+        prepare(&mut loader, &constants, capacity, residence);
         let mut ebpf = loader.load(object).map_err(explain_load)?;
         for name in [PROGRAM].into_iter().chain(UNDERTAKERS) {
             let load = program(&mut ebpf, name)?.load().map_err(explain_program);
             load.with_context(|| format!("cannot load the XDP program {name}"))?;
         }
         let memory = Memory::of(&ebpf)?;
-        let maps = Maps::take(&mut ebpf)?;
+        let maps = Maps::take(&mut ebpf, settings.seed)?;
         let (attachments, adopted) = (Vec::new(), false);
         let capacity = *capacity;
         Ok(Self {
@@ -275,14 +283,29 @@ impl Kernel {
     }
 }
 
+/// What the program's constants are set to.
+struct Constants {
+    settings: Wire<Settings>,
+    /// Places of the indices less 1.
+    service_index: u32,
+    reverse_index: u32,
+}
+
+impl Constants {
+    const fn of(settings: Settings, capacity: &Capacity) -> Self {
+        Self {
+            settings: Wire(settings),
+            service_index: index_of(capacity.service_ids) - 1,
+            reverse_index: index_of(capacity.backend_ids) - 1,
+        }
+    }
+}
+
 /// Has `loader` load the object with these settings, and with maps of this `capacity` at that residence.
-fn prepare<'a>(
-    loader: &mut EbpfLoader<'a>,
-    settings: &'a Wire<Settings>,
-    capacity: &Capacity,
-    residence: Residence<'_>,
-) {
-    loader.override_global("LOADED_SETTINGS", settings, true);
+fn prepare<'a>(loader: &mut EbpfLoader<'a>, constants: &'a Constants, capacity: &Capacity, residence: Residence<'_>) {
+    loader.override_global("LOADED_SETTINGS", &constants.settings, true);
+    loader.override_global("SERVICE_INDEX_MASK", &constants.service_index, true);
+    loader.override_global("REVERSE_INDEX_MASK", &constants.reverse_index, true);
     for (name, entries) in maps::sizes(capacity) {
         loader.map_max_entries(name, residence.entries(name, entries));
     }
@@ -320,10 +343,12 @@ impl Dataplane for Kernel {
     }
 
     fn write(&mut self, writes: &[Write]) -> anyhow::Result<()> {
-        for write in writes {
-            self.maps.write(write).with_context(|| format!("cannot write to the kernel's tables: {write}"))?;
-        }
-        Ok(())
+        let mut writes = writes.iter();
+        let written = writes.try_for_each(|write| {
+            self.maps.write(write).with_context(|| format!("cannot write to the kernel's tables: {write}"))
+        });
+        self.maps.let_packets_through();
+        written
     }
 
     fn wanted_neighbours(&mut self) -> anyhow::Result<Vec<IpAddr>> {

@@ -10,7 +10,8 @@ use lb_common::{
         NextHop, OuterV4, OuterV6, Reverse, Service, Settings, SlotWord,
     },
     frame::{Frame, NoRoom},
-    pipeline::{self, Action, Step},
+    pipeline::{self, Action},
+    tables::Step,
     tracking::{Entry, FlowEvent},
     wire::ETHERNET_LEN,
 };
@@ -73,6 +74,10 @@ impl<'a> Host<'a> {
         self.tables.services.get(&key).copied()
     }
 
+    fn is_vip(&self, address: IpAddr) -> bool {
+        self.tables.services.contains_key(&Endpoint::vip_marker(address))
+    }
+
     fn reverse(&self, key: Endpoint) -> Option<Reverse> {
         self.tables.reverse.get(&key).copied()
     }
@@ -105,7 +110,7 @@ impl Entry for NoEntry {
     }
 }
 
-impl pipeline::Tables for Host<'_> {
+impl lb_common::tables::Tables for Host<'_> {
     type Entry<'a>
         = NoEntry
     where
@@ -138,6 +143,14 @@ impl pipeline::Tables for Host<'_> {
 
     fn service_v6(&self, key: &EndpointV6) -> Option<Service> {
         self.service((*key).into())
+    }
+
+    fn is_vip_v4(&self, address: [u8; 4]) -> bool {
+        self.is_vip(address.into())
+    }
+
+    fn is_vip_v6(&self, address: [u8; 16]) -> bool {
+        self.is_vip(address.into())
     }
 
     fn slot(&self, index: u32) -> Option<SlotWord> {

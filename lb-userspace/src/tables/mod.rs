@@ -118,16 +118,12 @@ impl fmt::Display for Write {
 /// How many entries the kernel's maps must have for the configured sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
-    /// Each services map: a service may bring a VIP marker.
-    pub services: u32,
-    /// Service counters; the ids of both families, which start at 1.
+    /// Services and their counters, and the VIP markers of each family; ids, which those of both families share, start at 1.
     pub service_ids: u32,
-    /// Backends array and backend counters; ids start at 1.
+    /// Backends, their counters and their ways back; ids start at 1.
     pub backend_ids: u32,
     /// Slots array, in slots.
     pub slots: u32,
-    /// Each reverse map.
-    pub reverse: u32,
     /// Routes of each family.
     pub routes: u32,
     /// Flow table of each family.
@@ -329,11 +325,9 @@ impl Capacity {
     #[must_use]
     pub const fn of(sizes: &TableSizes) -> Self {
         Self {
-            services: sizes.services.saturating_mul(2),
             service_ids: sizes.services.saturating_mul(2).saturating_add(1),
             backend_ids: sizes.backends.saturating_add(1),
             slots: sizes.slots,
-            reverse: sizes.backends,
             routes: sizes.routes,
             flows: sizes.flows,
             egresses: Self::EGRESSES,

@@ -16,7 +16,8 @@ use lb_common::{
     },
     decap::{self, AllowedSources},
     frame::{Frame, NoRoom},
-    pipeline::{self, Step, Verdict},
+    pipeline::{self, Verdict},
+    tables::Step,
     tracking::{Entry, FlowEvent},
     wire::ETHERNET_LEN,
 };
@@ -235,7 +236,7 @@ struct HostTables<'a> {
     wanted: RefCell<Vec<WantedNeighbour>>,
 }
 
-impl pipeline::Tables for HostTables<'_> {
+impl lb_common::tables::Tables for HostTables<'_> {
     type Entry<'a>
         = HostEntry
     where
@@ -268,6 +269,14 @@ impl pipeline::Tables for HostTables<'_> {
 
     fn service_v6(&self, key: &EndpointV6) -> Option<Service> {
         self.host.tables.services_v6.get(key).copied()
+    }
+
+    fn is_vip_v4(&self, address: [u8; 4]) -> bool {
+        self.host.tables.services_v4.contains_key(&EndpointV4 { address, port: [0; 2], protocol: 0, pad: 0 })
+    }
+
+    fn is_vip_v6(&self, address: [u8; 16]) -> bool {
+        self.host.tables.services_v6.contains_key(&EndpointV6 { address, port: [0; 2], protocol: 0, pad: 0 })
     }
 
     fn slot(&self, index: u32) -> Option<SlotWord> {

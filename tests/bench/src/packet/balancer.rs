@@ -99,11 +99,9 @@ fn track(world: &World, entries: &mut Entries, percent: u8) -> Vec<u32> {
 fn capacity(world: &World, entries: &Entries, setting: &Setting) -> anyhow::Result<Capacity> {
     let services = u32::try_from(world.services.len())?;
     Ok(Capacity {
-        services: services * 2,
         service_ids: services + 1,
         backend_ids: entries.backend_entries(),
         slots: u32::try_from(entries.slots.len())?,
-        reverse: entries.backend_entries(),
         routes: u32::try_from(world.routes.len())?,
         // For the flows of all rows of a configuration, which have more flows from row to row.
         flows: if setting.tracked == 0 { 1 } else { 2 << MOST_FLOW_BITS },

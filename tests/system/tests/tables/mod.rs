@@ -11,11 +11,9 @@ use weir_packets::tables::Tables;
 pub fn capacity(tables: &Tables, flows: u32) -> Result<Capacity> {
     let services = u32::try_from(tables.services_v4.len() + tables.services_v6.len())?;
     Ok(Capacity {
-        services: services * 2,
         service_ids: services + 1,
         backend_ids: tables.backend_entries(),
         slots: u32::try_from(tables.slots.len())?,
-        reverse: tables.backend_entries(),
         routes: u32::try_from(tables.routes_v4.len().max(tables.routes_v6.len()))?,
         flows,
         egresses: 16,

@@ -1,0 +1,277 @@
+//! Services in memory of this process, read as packets read them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use lb_common::{
+    abi::{NO_BACKEND, Service, ServiceEntry, SlotWord, SteadyLayout, steady},
+    hash, index,
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::tables::EndpointKey;
+
+const SEED: [u64; 2] = [3, 4];
+
+/// Slots of each service, and of all.
+const SLOTS: u32 = 12;
+const ALL_SLOTS: u32 = 4 * SLOTS;
+
+fn services() -> Services {
+    Services::new(
+        Mapped::anonymous(8).unwrap(),
+        Mapped::anonymous(32).unwrap(),
+        Mapped::anonymous(ALL_SLOTS).unwrap(),
+        Mapped::anonymous(steady::elements(ALL_SLOTS)).unwrap(),
+        SEED,
+    )
+}
+
+/// The endpoint of the service with this id, which is at its own part of the slots.
+fn endpoint_of(id: u32) -> Endpoint {
+    let last = u8::try_from(id).unwrap();
+    let address = if id.is_multiple_of(2) { [192, 0, 2, last].into() } else { IpAddr::from([u16::from(last); 8]) };
+    Endpoint { address, port: 443, protocol: 6 }
+}
+
+fn service(id: u32) -> Service {
+    Service { id, first_slot: (id - 1) * SLOTS, slot_count: SLOTS, ..Service::zeroed() }
+}
+
+/// What a packet reads.
+struct Reader {
+    entries: Mapped<ServiceEntry>,
+    index: Mapped<Word>,
+    slots: Mapped<SlotWord>,
+    steady: Mapped<u64>,
+}
+
+impl Reader {
+    fn of(services: &Services) -> Self {
+        Self {
+            entries: services.entries.clone(),
+            index: services.index.words().clone(),
+            slots: services.slots.clone(),
+            steady: services.steady.clone(),
+        }
+    }
+
+    fn service(&self, at: &Endpoint) -> Option<ServiceEntry> {
+        let word = |place| self.index.read(place).ok();
+        let entry = |id| self.entries.read(id).ok();
+        match at.key() {
+            EndpointKey::V4(key) => index::find(hash::endpoint_v4(SEED, &key), self.index.len() - 1, word, |id| {
+                entry(id).filter(|entry| entry.is_at_v4(&key))
+            }),
+            EndpointKey::V6(key) => index::find(hash::endpoint_v6(SEED, &key), self.index.len() - 1, word, |id| {
+                entry(id).filter(|entry| entry.is_at_v6(&key))
+            }),
+        }
+    }
+
+    /// What the place of a slot tells.
+    fn place(&self, entry: &ServiceEntry, offset: u32) -> u32 {
+        let place = entry.steady.place(entry.service.first_slot, offset);
+        entry.steady.backend(place, self.steady.read(place.element()).unwrap())
+    }
+
+    fn word(&self, entry: &ServiceEntry, offset: u32) -> SlotWord {
+        self.slots.read(entry.service.first_slot + offset).unwrap()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Store(u32, Vec<(u32, SlotWord)>),
+    Insert(u32),
+    Remove(u32),
+    Left(u32),
+    Adopt,
+}
+
+/// Backend ids: some that one byte tells apart, some that it does not, some that not even two do.
+fn backend() -> impl Strategy<Value = u32> {
+    prop_oneof![6 => 1u32..6, 3 => 300u32..304, 2 => 1_000_000u32..1_000_003, 1 => Just(NO_BACKEND)]
+}
+
+fn word() -> impl Strategy<Value = SlotWord> {
+    prop_oneof![
+        5 => backend().prop_map(SlotWord::steady),
+        1 => (backend(), backend()).prop_map(|(current, base)| SlotWord::new(current, base, true)),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let words = prop::collection::btree_map(0..SLOTS, word(), 1..SLOTS as usize);
+    prop_oneof![
+        6 => (1u32..5, words).prop_map(|(id, words)| Step::Store(id, words.into_iter().collect())),
+        3 => (1u32..5).prop_map(Step::Insert),
+        1 => (1u32..5).prop_map(Step::Remove),
+        1 => (1u32..5).prop_map(Step::Left),
+        1 => Just(Step::Adopt),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_place_says_what_the_word_says_or_nothing(steps in prop::collection::vec(step(), 1..40)) {
+        let mut services = services();
+        let mut model: BTreeMap<u32, Vec<SlotWord>> = (1..5).map(|id| (id, vec![SlotWord(0); SLOTS as usize])).collect();
+        let mut there = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Store(id, words) => {
+                    services.store(service(id).first_slot, &words).unwrap();
+                    for (offset, word) in words {
+                        model.get_mut(&id).unwrap()[offset as usize] = word;
+                    }
+                }
+                Step::Insert(id) => {
+                    let changed = Service { flags: u32::try_from(there.len()).unwrap(), ..service(id) };
+                    services.insert(&endpoint_of(id), &changed).unwrap();
+                    there.insert(endpoint_of(id), changed);
+                }
+                Step::Remove(id) => {
+                    services.remove(&endpoint_of(id)).unwrap();
+                    there.remove(&endpoint_of(id));
+                }
+                Step::Left(id) => services.backend_left(id).unwrap(),
+                Step::Adopt => {
+                    let Services { entries, slots, steady, .. } = &services;
+                    let (entries, slots, steady) = (entries.clone(), slots.clone(), steady.clone());
+                    services = Services::new(entries, services.index.words().clone(), slots, steady, SEED);
+                    services.adopt().unwrap();
+                }
+            }
+            let read: BTreeMap<_, _> = services.read().unwrap().into_iter().collect();
+            prop_assert_eq!(&read, &there);
+            let reader = Reader::of(&services);
+            for id in 1..5 {
+                let entry = reader.service(&endpoint_of(id));
+                prop_assert_eq!(entry.map(|entry| entry.service), there.get(&endpoint_of(id)).copied());
+                let Some(entry) = entry else { continue };
+                let mut missing = 0;
+                for (offset, word) in (0..).zip(&model[&id]) {
+                    prop_assert_eq!(reader.word(&entry, offset), *word);
+                    let told = reader.place(&entry, offset);
+                    let right = if word.tracked() || word.current() != word.base() { NO_BACKEND } else { word.current() };
+                    prop_assert!(told == NO_BACKEND || told == right, "{} for {:?}", told, word);
+                    missing += u32::from(told != right);
+                }
+                prop_assert_eq!(missing, services.ranges[&entry.service.first_slot].unreached);
+            }
+        }
+    }
+}
+
+fn all(id: impl Fn(u32) -> u32) -> Vec<(u32, SlotWord)> {
+    (0..SLOTS).map(|offset| (offset, SlotWord::steady(id(offset)))).collect()
+}
+
+/// What the places of the service 1 tell, after `words` were stored and it was added.
+fn told(words: &[(u32, SlotWord)]) -> (Vec<u32>, Services) {
+    let mut services = services();
+    services.store(0, words).unwrap();
+    services.insert(&endpoint_of(1), &service(1)).unwrap();
+    (places(&services), services)
+}
+
+fn places(services: &Services) -> Vec<u32> {
+    let reader = Reader::of(services);
+    let entry = reader.service(&endpoint_of(1)).unwrap();
+    (0..SLOTS).map(|offset| reader.place(&entry, offset)).collect()
+}
+
+fn layout(services: &Services) -> SteadyLayout {
+    services.entry(1).unwrap().steady
+}
+
+#[test]
+fn ids_that_lie_close_have_one_byte_and_others_two() {
+    let (close, services) = told(&all(|offset| 70_000 + offset * 23));
+    assert_eq!(close, (0..SLOTS).map(|offset| 70_000 + offset * 23).collect::<Vec<_>>());
+    assert_eq!(layout(&services), SteadyLayout::narrow(69_999));
+    let (wide, services) = told(&all(|offset| 70_000 + offset * 300));
+    assert_eq!(wide, (0..SLOTS).map(|offset| 70_000 + offset * 300).collect::<Vec<_>>());
+    assert!(layout(&services).is_wide());
+}
+
+#[test]
+fn one_that_lies_far_off_does_not_cost_the_others_their_byte() {
+    let (told, services) = told(&all(|offset| if offset == 7 { 9_000_000 } else { 5 + offset }));
+    assert!(!layout(&services).is_wide());
+    assert_eq!((told[6], told[7], told[8]), (11, NO_BACKEND, 13));
+}
+
+#[test]
+fn a_service_whose_backends_are_replaced_one_by_one_keeps_its_places() {
+    let (_, mut services) = told(&all(|_| 5));
+    for offset in 0..SLOTS {
+        services.store(0, &[(offset, SlotWord::steady(400))]).unwrap();
+        let missing = places(&services).iter().filter(|told| **told == NO_BACKEND).count();
+        assert!(missing <= SLOTS as usize / 4, "{missing} after {offset}");
+    }
+    assert!(layout(&services).is_wide(), "both were told for some time");
+    services.backend_left(1).unwrap();
+    assert_eq!(layout(&services), SteadyLayout::narrow(399), "and the old one is forgotten");
+    assert_eq!(places(&services), [400; SLOTS as usize]);
+}
+
+#[test]
+fn words_of_several_services_are_stored_at_once() {
+    let mut services = services();
+    (1..=4).for_each(|id| services.insert(&endpoint_of(id), &service(id)).unwrap());
+    let words: Vec<_> = (0..ALL_SLOTS).map(|slot| (slot, SlotWord::steady(1 + slot / SLOTS))).collect();
+    services.store(0, &words).unwrap();
+    let reader = Reader::of(&services);
+    for id in 1..=4 {
+        let entry = reader.service(&endpoint_of(id)).unwrap();
+        assert!((0..SLOTS).all(|offset| reader.place(&entry, offset) == id), "service {id}");
+    }
+}
+
+#[test]
+fn a_service_that_moves_to_another_id_and_range_is_found_there() {
+    let (_, mut services) = told(&all(|_| 5));
+    services.store(SLOTS, &all(|_| 6)).unwrap();
+    let moved = Service { id: 2, ..service(2) };
+    services.insert(&endpoint_of(1), &moved).unwrap();
+    assert_eq!(services.read().unwrap(), [(endpoint_of(1), moved)]);
+    assert_eq!(places(&services), [6; SLOTS as usize]);
+}
+
+#[test]
+fn packets_read_the_old_or_the_new_while_slots_change() {
+    let (_, mut services) = told(&all(|_| 5));
+    let reader = Reader::of(&services);
+    let entry = reader.service(&endpoint_of(1)).unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let packets = scope.spawn(|| {
+            let mut seen = 0_u64;
+            while !over.load(Ordering::Relaxed) {
+                for offset in 0..SLOTS {
+                    let told = reader.place(&entry, offset);
+                    let word = reader.word(&entry, offset);
+                    // Slots are backend 5's or 6's, and tracked in between, when their place is 0.
+                    assert!(matches!(told, NO_BACKEND | 5 | 6), "{told}");
+                    assert!([word.base(), word.current()].iter().all(|id| matches!(id, 5 | 6)), "{word:?}");
+                    seen += 1;
+                }
+            }
+            seen
+        });
+        for round in 0..20_000 {
+            let (old, new) = if round % 2 == 0 { (5, 6) } else { (6, 5) };
+            let slot = round % SLOTS / 2 * 2;
+            services.store(0, &[(slot, SlotWord::new(new, old, true))]).unwrap();
+            assert_eq!(reader.place(&entry, slot), NO_BACKEND, "a tracked slot has no place");
+            services.store(0, &[(slot, SlotWord::steady(new))]).unwrap();
+            assert_eq!(reader.place(&entry, slot), new);
+        }
+        over.store(true, Ordering::Relaxed);
+        assert!(packets.join().unwrap() > 0);
+    });
+}
