@@ -176,6 +176,13 @@ pub struct ServiceEntry {
     pub more_pad: [u8; 8],
 }
 
+impl From<Service> for ServiceEntry {
+    /// Without an endpoint and without places.
+    fn from(service: Service) -> Self {
+        Self { service, ..Self::zeroed() }
+    }
+}
+
 impl ServiceEntry {
     /// Whether it is that of this IPv4 endpoint.
     #[must_use]

@@ -3,7 +3,10 @@
 //! Nothing is written before every check has passed, so a packet that is passed to the kernel leaves as it came.
 
 use crate::{
-    abi::{Egress, NO_BACKEND, NextHop, Reverse, Service, family, flow_flags, kinds, mode, protocol, service_flags},
+    abi::{
+        Egress, NO_BACKEND, NextHop, Reverse, Service, ServiceEntry, family, flow_flags, kinds, mode, protocol,
+        service_flags,
+    },
     encap,
     flow::PacketFlow,
     frame::Frame,
@@ -114,8 +117,8 @@ fn process_ip<I: Ip, F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict 
         _ => return Verdict::pass(Reason::OtherProtocol),
     };
     let transport = Transport { ports, segment };
-    if let Some(service) = find_service::<I, T>(tables, packet.destination, ports.destination, packet.protocol) {
-        return forward::<I, F, T>(frame, tables, &packet, &transport, service).unwrap_or_else(Verdict::drop);
+    if let Some(entry) = find_service::<I, T>(tables, packet.destination, ports.destination, packet.protocol) {
+        return forward::<I, F, T>(frame, tables, &packet, &transport, &entry).unwrap_or_else(Verdict::drop);
     }
     if let Some(reverse) = find_reverse::<I, T>(tables, packet.source, ports.source, packet.protocol) {
         return reply::<I, F, T>(frame, tables, &packet, &transport, &reverse).unwrap_or_else(Verdict::drop);
@@ -125,7 +128,12 @@ fn process_ip<I: Ip, F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict 
 
 /// The service on this port of the address, or else on all of its ports.
 #[inline(always)]
-fn find_service<I: Ip, T: Tables>(tables: &T, address: I::Address, port: [u8; 2], protocol: u8) -> Option<Service> {
+fn find_service<I: Ip, T: Tables>(
+    tables: &T,
+    address: I::Address,
+    port: [u8; 2],
+    protocol: u8,
+) -> Option<ServiceEntry> {
     let found = I::service(tables, address, port, protocol);
     if found.is_none() && tables.kinds() & kinds::ANY_PORT_SERVICES != 0 {
         return I::service(tables, address, [0; 2], protocol);
@@ -240,12 +248,13 @@ fn forward<I: Ip, F: Frame, T: Tables>(
     tables: &T,
     packet: &Packet<I::Address>,
     transport: &Transport,
-    service: Service,
+    entry: &ServiceEntry,
 ) -> Result<Verdict, Reason> {
+    let service = entry.service;
     let key = I::flow_key(packet.source, packet.destination, transport.ports, packet.protocol);
     let hash = slot_hash::<I, T>(tables, &service, packet.source, &key);
     let offset = hash::slot_of(hash, service.slot_count);
-    let id = match tables.steady(&service, offset) {
+    let id = match tables.steady(entry, offset) {
         NO_BACKEND => {
             let index = service.first_slot.wrapping_add(offset);
             let slot = tables.slot(index).ok_or(Reason::Inconsistent)?;
@@ -359,8 +368,8 @@ fn reply<I: Ip, F: Frame, T: Tables>(
         let vip_port = if reverse.port == [0; 2] { transport.ports.source } else { reverse.port };
         let ports = Ports { source: transport.ports.destination, destination: vip_port };
         let key = I::flow_key(client, vip, ports, packet.protocol);
-        if let Some(service) = I::service(tables, vip, reverse.port, packet.protocol) {
-            close_from_behind::<I, T>(tables, client, key, service, reverse.backend, transport.segment.flags);
+        if let Some(entry) = I::service(tables, vip, reverse.port, packet.protocol) {
+            close_from_behind::<I, T>(tables, client, key, entry.service, reverse.backend, transport.segment.flags);
         }
     }
     tables.count_replied(reverse.service, reverse.backend, packet.length);

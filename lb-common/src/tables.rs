@@ -3,7 +3,7 @@
 use crate::{
     abi::{
         Backend, Egress, EndpointV4, EndpointV6, FlowEntry, FlowKeyV4, FlowKeyV6, Handshake, NO_BACKEND, NextHop,
-        OuterV4, OuterV6, Reverse, Service, SlotWord,
+        OuterV4, OuterV6, Reverse, ServiceEntry, SlotWord,
     },
     schedule,
     tracking::{Entry, FlowEvent},
@@ -27,16 +27,16 @@ pub trait Tables {
     /// Bits of [`kinds`]: what may be found at all.
     fn kinds(&self) -> u32;
     /// Service of an IPv4 endpoint.
-    fn service_v4(&self, key: &EndpointV4) -> Option<Service>;
+    fn service_v4(&self, key: &EndpointV4) -> Option<ServiceEntry>;
     /// Service of an IPv6 endpoint.
-    fn service_v6(&self, key: &EndpointV6) -> Option<Service>;
+    fn service_v6(&self, key: &EndpointV6) -> Option<ServiceEntry>;
     /// Whether an IPv4 address is a VIP.
     fn is_vip_v4(&self, address: [u8; 4]) -> bool;
     /// Whether an IPv6 address is a VIP.
     fn is_vip_v6(&self, address: [u8; 16]) -> bool;
     /// The backend that has the slot `offset` of a service while the slot is steady (see [`crate::abi::steady`]);
     /// [`NO_BACKEND`] where the slot itself is to be read.
-    fn steady(&self, _service: &Service, _offset: u32) -> u32 {
+    fn steady(&self, _service: &ServiceEntry, _offset: u32) -> u32 {
         NO_BACKEND
     }
     /// Slot at `index` of the slot array.

@@ -11,7 +11,7 @@ use lb_common::{
     abi::{
         Backend, Egress, EndpointV4, EndpointV6, Explanation, FLOW_COUNTERS, FlowEntry, FlowKeyV4, FlowKeyV6,
         HANDSHAKES, Handshake, HandshakeTimes, NO_BACKEND, NextHop, OuterV4, OuterV6, REASON_COUNTERS, RING_ENTRIES,
-        Reverse, Ring, Service, ServiceEntry, Settings, SlotWord, Traffic, WantedNeighbour, explained,
+        Reverse, Ring, ServiceEntry, Settings, SlotWord, Traffic, WantedNeighbour, explained,
     },
     hash,
     index::{self, Word},
@@ -183,10 +183,10 @@ static REVERSE_INDEX_MASK: u32 = 0;
 
 /// The service that the index leads to, if `is_right`.
 #[inline(always)]
-fn find_service(hash: u64, is_right: impl Fn(&ServiceEntry) -> bool) -> Option<Service> {
+fn find_service(hash: u64, is_right: impl Fn(&ServiceEntry) -> bool) -> Option<ServiceEntry> {
     // SAFETY: reads a static of the program; volatile, since the loader replaces the value that the compiler sees.
     let mask = unsafe { core::ptr::read_volatile(&raw const SERVICE_INDEX_MASK) };
-    let entry = |id| SERVICES.get(id).filter(|entry| is_right(entry)).map(|entry| entry.service);
+    let entry = |id| SERVICES.get(id).filter(|entry| is_right(entry)).copied();
     index::find(hash, mask, |place| SERVICE_INDEX.get(place).copied(), entry)
 }
 
@@ -284,12 +284,12 @@ impl Tables for KernelTables<'_> {
     }
 
     #[inline(always)]
-    fn service_v4(&self, key: &EndpointV4) -> Option<Service> {
+    fn service_v4(&self, key: &EndpointV4) -> Option<ServiceEntry> {
         find_service(hash::endpoint_v4(self.seed(), key), |entry| entry.is_at_v4(key))
     }
 
     #[inline(always)]
-    fn service_v6(&self, key: &EndpointV6) -> Option<Service> {
+    fn service_v6(&self, key: &EndpointV6) -> Option<ServiceEntry> {
         find_service(hash::endpoint_v6(self.seed(), key), |entry| entry.is_at_v6(key))
     }
 
@@ -304,14 +304,13 @@ impl Tables for KernelTables<'_> {
     }
 
     #[inline(always)]
-    fn steady(&self, service: &Service, offset: u32) -> u32 {
+    fn steady(&self, entry: &ServiceEntry, offset: u32) -> u32 {
         // What is explained is the slot.
         if explaining() {
             return NO_BACKEND;
         }
-        let Some(layout) = SERVICES.get(service.id).map(|entry| entry.steady) else { return NO_BACKEND };
-        let place = layout.place(service.first_slot, offset);
-        STEADY.get(place.element()).map_or(NO_BACKEND, |word| layout.backend(place, *word))
+        let place = entry.steady.place(entry.service.first_slot, offset);
+        STEADY.get(place.element()).map_or(NO_BACKEND, |word| entry.steady.backend(place, *word))
     }
 
     #[inline(always)]

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use lb_common::{
     abi::{
         Backend, Egress, EndpointV4, EndpointV6, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, Handshake, NO_BACKEND,
-        NextHop, OuterV4, OuterV6, Reverse, Service, Settings, SlotWord,
+        NextHop, OuterV4, OuterV6, Reverse, ServiceEntry, Settings, SlotWord,
     },
     frame::{Frame, NoRoom},
     pipeline::{self, Action},
@@ -70,8 +70,8 @@ impl<'a> Host<'a> {
         Answer::new(action, frame.bytes().to_vec())
     }
 
-    fn service(&self, key: Endpoint) -> Option<Service> {
-        self.tables.services.get(&key).copied()
+    fn service(&self, key: Endpoint) -> Option<ServiceEntry> {
+        self.tables.services.get(&key).copied().map(Into::into)
     }
 
     fn is_vip(&self, address: IpAddr) -> bool {
@@ -137,11 +137,11 @@ impl lb_common::tables::Tables for Host<'_> {
         u32::MAX
     }
 
-    fn service_v4(&self, key: &EndpointV4) -> Option<Service> {
+    fn service_v4(&self, key: &EndpointV4) -> Option<ServiceEntry> {
         self.service((*key).into())
     }
 
-    fn service_v6(&self, key: &EndpointV6) -> Option<Service> {
+    fn service_v6(&self, key: &EndpointV6) -> Option<ServiceEntry> {
         self.service((*key).into())
     }
 

@@ -12,7 +12,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::{
     abi::{
         Backend, Egress, EndpointV4, EndpointV6, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, HANDSHAKES, Handshake,
-        NO_BACKEND, NextHop, OuterV4, OuterV6, Reverse, Ring, Service, SlotWord, Traffic, WantedNeighbour,
+        NO_BACKEND, NextHop, OuterV4, OuterV6, Reverse, Ring, ServiceEntry, SlotWord, Traffic, WantedNeighbour,
     },
     decap::{self, AllowedSources},
     frame::{Frame, NoRoom},
@@ -263,12 +263,12 @@ impl lb_common::tables::Tables for HostTables<'_> {
         u32::MAX
     }
 
-    fn service_v4(&self, key: &EndpointV4) -> Option<Service> {
-        self.host.tables.services_v4.get(key).copied()
+    fn service_v4(&self, key: &EndpointV4) -> Option<ServiceEntry> {
+        self.host.tables.services_v4.get(key).copied().map(Into::into)
     }
 
-    fn service_v6(&self, key: &EndpointV6) -> Option<Service> {
-        self.host.tables.services_v6.get(key).copied()
+    fn service_v6(&self, key: &EndpointV6) -> Option<ServiceEntry> {
+        self.host.tables.services_v6.get(key).copied().map(Into::into)
     }
 
     fn is_vip_v4(&self, address: [u8; 4]) -> bool {
