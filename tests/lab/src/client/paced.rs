@@ -23,8 +23,12 @@ use crate::Lab;
 /// Until the first connection is due: by then all clients wait for it.
 const HEAD_START: Duration = Duration::from_millis(20);
 const NANOSECONDS: u64 = 1_000_000_000;
+/// The golden ratio as a fraction of 2^64: no two of its multiples are close to each other for long.
+const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// A run of short connections, evenly over its time.
+/// A run of short connections, evenly over its time, and each a little later than even, the same every time: otherwise a
+/// rate could beat in time with the kernel's clock tick, which then would always or never be in the way, and count a CPU as
+/// busy or idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Paced {
     /// Connections a second of all clients together, 1 or more.
@@ -59,7 +63,10 @@ impl Paced {
     /// When the connections of client `number` are due, of so many `clients` that take turns.
     fn due_of(self, begin: Instant, number: usize, clients: usize) -> impl Iterator<Item = Instant> {
         let rate = u64::from(self.rate);
-        let due = move |connection| Duration::from_nanos(connection * NANOSECONDS / rate);
+        let due = move |connection: u64| {
+            let later = ((connection.wrapping_mul(GOLDEN) >> 32) * (NANOSECONDS / rate)) >> 32;
+            Duration::from_nanos(connection * NANOSECONDS / rate + later)
+        };
         let all = (0..).map(due).take_while(move |due| *due < self.time);
         all.skip(number).step_by(clients).map(move |due| begin + due)
     }
@@ -143,14 +150,18 @@ mod tests {
             paced.due_of(begin, number, clients).map(|due| (due - begin).as_micros()).collect::<Vec<_>>()
         };
         let paced = Paced { rate: 1000, time: Duration::from_millis(5) };
-        assert_eq!(due(paced, 0, 1), [0, 1000, 2000, 3000, 4000]);
-        assert_eq!(due(paced, 0, 3), [0, 3000]);
-        assert_eq!(due(paced, 1, 3), [1000, 4000]);
-        assert_eq!(due(paced, 2, 3), [2000]);
-        // What a nanosecond does not divide adds up to nothing.
+        assert_eq!(due(paced, 0, 1), [0, 1618, 2236, 3854, 4472]);
+        assert_eq!(due(paced, 0, 3), [0, 3854]);
+        assert_eq!(due(paced, 1, 3), [1618, 4472]);
+        assert_eq!(due(paced, 2, 3), [2236]);
+        // Each is in the part of the time that is its own, and what a nanosecond does not divide adds up to nothing.
         let thirds = Paced { rate: 3, time: Duration::from_secs(1000) };
-        assert_eq!(due(thirds, 0, 1).len(), 3000);
-        assert_eq!(due(thirds, 2, 3).last(), Some(&999_666_666));
+        let all = due(thirds, 0, 1);
+        assert!(all.len() == 3000 && (0..).zip(&all).all(|(number, due)| due * 3 / 1_000_000 == number), "{all:?}");
+        // Wherever the tick of 4 ms is, some are near it.
+        let mut phases: Vec<_> = due(Paced { rate: 1000, ..thirds }, 0, 1).iter().map(|due| due % 4000).collect();
+        phases.sort_unstable();
+        assert!(phases.windows(2).all(|pair| pair[1] - pair[0] < 10));
     }
 
     fn block_on<T>(job: impl Future<Output = Result<T>>) -> T {
