@@ -21,8 +21,11 @@ fn start(peer: Peer) -> Result<Contender> {
     Contender::start(peer, &Cpus::divide()?, &weir()?)
 }
 
+/// Connections a second of the load that has a rate: few enough for a busy machine.
+const RATE: u32 = 200;
+
 fn failure(load: Load, contender: &Contender) -> String {
-    match load.run(contender, 1) {
+    match load.run(contender, 1, RATE) {
         Ok(report) => panic!("{load} should have failed: {report:?}"),
         Err(error) => format!("{error:#}"),
     }
@@ -44,6 +47,7 @@ fn every_load_goes_through_every_balancer() -> Result<()> {
             let figures = measured.figures.as_ref().with_context(|| format!("{row} has no figures"))?;
             let percentiles = [figures.p50_us, figures.p99_us, figures.p999_us].map(|latency| latency.median);
             assert!(percentiles.is_sorted() && percentiles[0] > 0.0, "{row}: {percentiles:?}");
+            assert_eq!(figures.late_us.is_some(), row.load == Load::Paced, "{row}: {figures:?}");
             assert!(figures.rate.min > 0.0 && figures.bytes.min > figures.rate.min, "{row}: {figures:?}");
             assert_eq!(figures.per_cpu.is_some(), row.peer != Peer::Direct, "{row}: {figures:?}");
             let others = [Peer::Direct, Peer::Haproxy, Peer::Nftables].into_iter().filter(|other| *other != row.peer);
@@ -60,7 +64,7 @@ fn measured(filter: &str) -> Result<Report> {
     loop {
         let mut bench = Command::new(env!("CARGO_BIN_EXE_weir-bench"));
         let options = ["peers", "--rounds", "1", "--seconds", "1", "--json", "--filter", filter];
-        let output = bench.args(options).env("WEIR_BIN", weir()?).output()?;
+        let output = bench.args(options).args(["--rate", &RATE.to_string()]).env("WEIR_BIN", weir()?).output()?;
         let said = String::from_utf8_lossy(&output.stderr);
         let report: Report = serde_json::from_slice(&output.stdout).with_context(|| said.into_owned())?;
         let errors: Vec<_> = report.rows.iter().filter_map(|row| row.error.as_ref()).collect();
@@ -88,7 +92,7 @@ fn requests_that_fail_are_an_error() -> Result<()> {
     let error = failure(Load::Close, &contender);
     assert!(error.contains(" requests failed: ") || error.contains("Connection refused"), "{error}");
     contender.lab.start_server(0)?;
-    Load::Close.run(&contender, 1)?;
+    Load::Close.run(&contender, 1, RATE)?;
     Ok(())
 }
 

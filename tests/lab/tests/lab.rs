@@ -17,6 +17,7 @@ use weir_lab::{
     client::{
         curl, flood,
         long_lived::{How, Kind, LongLived, PATIENCE},
+        paced::Paced,
         short::Short,
         steady::Steady,
         wrk::Wrk,
@@ -257,9 +258,21 @@ fn short_connections_are_counted_by_who_answers() {
     assert!(report.requests > 50 && report.duration_us >= 300_000, "{report:?}");
     assert!(report.p50_us > 0 && report.p50_us <= report.p99_us && report.p99_us <= report.p999_us, "{report:?}");
 
+    // Every connection that is due, and not one more.
+    let paced = Paced { rate: 200, time: Duration::from_millis(500) };
+    let report = paced.run_each(&lab, target).unwrap();
+    assert_eq!((report.requests, report.failed()), (100, 0), "{report:?}");
+    assert_eq!(report.by_backend, [("b1".to_owned(), 50), ("b2".to_owned(), 50)].into());
+    let pace = report.pace.unwrap();
+    assert!(report.duration_us >= 500_000 - 5000, "{report:?}");
+    assert!(report.p50_us <= report.p99_us && pace.late_p99_us <= report.p99_us, "{report:?}");
+    assert!((1..=100).contains(&pace.in_time), "{report:?}");
+
     lab.stop_server(1);
     let error = short.run_each(&lab, target).unwrap_err();
     assert_eq!(error.to_string(), "nobody answered");
+    let report = paced.run_each(&lab, target).unwrap();
+    assert_eq!((report.requests, report.failed(), report.connect_errors), (50, 50, 50), "{report:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use weir_lab::{
     Backend, HTTP_PORTS, TCP_LINE_PORT,
     client::{
+        paced::Paced,
         short::Short,
         wrk::{Report, Wrk},
     },
@@ -14,8 +15,10 @@ use weir_lab::{
 
 use super::balancers::Contender;
 
-/// Connections open at a time, for each client, of all loads but one: so many that no backend stays without one by chance.
+/// Connections open at a time, for each client, of most loads: so many that no backend stays without one by chance.
 const CONNECTIONS: u32 = 16;
+/// How much of the rate that was asked for has to be seen, in hundredths: the last answers come when the time is over.
+const ENOUGH: u64 = 95;
 /// Bytes of the file that is downloaded.
 const PAGE: u64 = 1_000_000;
 
@@ -31,13 +34,15 @@ pub enum Load {
     Short,
     /// The same with one connection open at a time for each client: nobody waits for others.
     Light,
+    /// The same at a fixed rate, whoever is in between and however long answers take: nobody is at his end.
+    Paced,
     /// Downloads of a megabyte on connections that stay open.
     Bulk,
 }
 
 impl Load {
     /// All of them, as in tables.
-    pub const ALL: [Self; 5] = [Self::KeepAlive, Self::Close, Self::Short, Self::Light, Self::Bulk];
+    pub const ALL: [Self; 6] = [Self::KeepAlive, Self::Close, Self::Short, Self::Light, Self::Paced, Self::Bulk];
 
     /// What tables call it.
     #[must_use]
@@ -47,15 +52,17 @@ impl Load {
             Self::Close => "close",
             Self::Short => "short",
             Self::Light => "light",
+            Self::Paced => "paced",
             Self::Bulk => "bulk",
         }
     }
 
-    /// Loads `contender` for `seconds` from all of its clients: what they saw.
+    /// Loads `contender` for `seconds` from all of its clients: what they saw. `rate` is that of [`Load::Paced`]: connections
+    /// a second of all clients together.
     ///
     /// # Errors
-    /// A request failed, or not every backend has answered.
-    pub fn run(self, contender: &Contender, seconds: u32) -> Result<Report> {
+    /// A request failed, or not every backend has answered, or there were fewer answers than the rate asks for.
+    pub fn run(self, contender: &Contender, seconds: u32, rate: u32) -> Result<Report> {
         let url = |number, path: &str| format!("http://{}{path}", contender.target(number, HTTP_PORTS[0]));
         let wrk = Wrk { connections: CONNECTIONS, seconds, keep_alive: self != Self::Close };
         let backends = contender.lab.backends().len();
@@ -67,10 +74,14 @@ impl Load {
             ensure!(report.bytes >= report.requests * PAGE, "answers are short: {report:?}");
             return checked(report, served, backends);
         }
+        let time = Duration::from_secs(seconds.into());
         let report = match self {
+            Self::Paced => {
+                Paced { rate, time }.run_each(&contender.lab, |number| contender.target(number, TCP_LINE_PORT))?
+            }
             Self::Short | Self::Light => {
                 let connections = if self == Self::Light { 1 } else { CONNECTIONS };
-                let short = Short { connections, time: Duration::from_secs(seconds.into()) };
+                let short = Short { connections, time };
                 short.run_each(&contender.lab, |number| contender.target(number, TCP_LINE_PORT))?
             }
             _ => wrk.run_each(&contender.lab, |number| url(number, "/"))?,
@@ -79,7 +90,8 @@ impl Load {
         let served = names.filter(|name| report.by_backend.contains_key(*name)).count();
         let known: u64 = report.by_backend.values().sum();
         ensure!(report.by_backend.len() == served && known >= report.requests, "somebody else answered: {report:?}");
-        checked(report, served, backends)
+        let report = checked(report, served, backends)?;
+        if self == Self::Paced { at_rate(report, rate, seconds) } else { Ok(report) }
     }
 }
 
@@ -91,6 +103,13 @@ fn checked(report: Report, served: usize, backends: usize) -> Result<Report> {
     Ok(report)
 }
 
+/// `report`, if its clients had answers at the `rate` at which they asked for `seconds`.
+fn at_rate(report: Report, rate: u32, seconds: u32) -> Result<Report> {
+    let achieved = report.pace.map_or(0, |pace| pace.in_time) / u64::from(seconds.max(1));
+    ensure!(achieved * 100 >= u64::from(rate) * ENOUGH, "{achieved} of {rate} connections a second: {report:?}");
+    Ok(report)
+}
+
 impl fmt::Display for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -99,6 +118,8 @@ impl fmt::Display for Load {
 
 #[cfg(test)]
 mod tests {
+    use weir_lab::client::wrk::Pace;
+
     use super::*;
 
     #[test]
@@ -116,5 +137,19 @@ mod tests {
         ] {
             assert!(checked(bad, 3, 3).is_err());
         }
+    }
+
+    #[test]
+    fn a_rate_that_was_not_reached_is_no_figure() {
+        let of = |in_time| {
+            let pace = Some(Pace { late_p99_us: 100, in_time });
+            // All of them in the end.
+            at_rate(Report { requests: 3000, pace, ..Report::default() }, 1000, 3)
+        };
+        assert!(of(2999).is_ok());
+        assert!(of(2850).is_ok());
+        assert!(of(2813).unwrap_err().to_string().starts_with("937 of 1000 connections a second: "));
+        assert!(of(0).is_err());
+        assert!(at_rate(Report { requests: 3000, ..Report::default() }, 1000, 3).is_err());
     }
 }

@@ -18,6 +18,8 @@ pub struct Options {
     pub rounds: u32,
     /// Seconds of each measurement, 1 or more.
     pub seconds: u32,
+    /// Connections a second of [`Load::Paced`], 1 or more.
+    pub rate: u32,
     /// The `weir` binary.
     pub weir: PathBuf,
 }
@@ -41,7 +43,7 @@ pub fn measure(rows: &[Row], cpus: &Cpus, options: &Options, progress: impl Fn(&
                 let row = Row { load, peer: contender.peer };
                 let Some(at) = rows.iter().position(|other| *other == row) else { continue };
                 progress(&format!("[{}/{}] {row}", round + 1, options.rounds));
-                outcomes[at].push(sample(contender, load, options.seconds));
+                outcomes[at].push(sample(contender, load, options));
             }
         }
     }
@@ -54,9 +56,9 @@ fn in_turn<T>(all: &[T], round: u32) -> impl Iterator<Item = &T> {
     all[first..].iter().chain(&all[..first])
 }
 
-fn sample(contender: &Contender, load: Load, seconds: u32) -> Result<Sample> {
+fn sample(contender: &Contender, load: Load, options: &Options) -> Result<Sample> {
     let before = (cpu::machine()?, contender.cpu_time()?, contender.packets()?);
-    let report = load.run(contender, seconds)?;
+    let report = load.run(contender, options.seconds, options.rate)?;
     let machine = cpu::machine()?.checked_sub(before.0).context("the machine's CPU time went back")?;
     let balancer = contender.cpu_time()?.checked_sub(before.1).context("the balancer's CPU time went back")?;
     let packets = contender.packets()? - before.2;
@@ -66,6 +68,7 @@ fn sample(contender: &Contender, load: Load, seconds: u32) -> Result<Sample> {
         took: report.duration(),
         bytes: report.bytes,
         latency_us: [report.p50_us, report.p99_us, report.p999_us],
+        late_us: report.pace.map(|pace| pace.late_p99_us),
         machine,
         balancer: (contender.peer != Peer::Direct).then_some(balancer),
     })

@@ -56,6 +56,9 @@ pub struct Report {
     pub rounds: u32,
     /// Seconds of each.
     pub seconds: u32,
+    /// Connections a second of [`Load::Paced`]; reports that were made before there was one do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u32>,
     /// What was measured, in order.
     pub rows: Vec<RowReport>,
 }
@@ -84,12 +87,16 @@ pub struct Figures {
     pub rate: Spread,
     /// Bytes of answers in a second.
     pub bytes: Spread,
-    /// Median latency, microseconds; of several clients the worst, as for the next two.
+    /// Median latency, microseconds; of several clients the worst, as for the next two. With [`Load::Paced`], whose
+    /// latencies begin when a connection is due, of all of them together.
     pub p50_us: Spread,
     /// 99th percentile of the latency, microseconds.
     pub p99_us: Spread,
     /// 99.9th percentile of the latency, microseconds.
     pub p999_us: Spread,
+    /// How late clients opened connections that were due, microseconds: the 99th percentile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_us: Option<Spread>,
     /// CPU seconds of the whole machine for a million requests.
     pub machine_cpu: Spread,
     /// CPU seconds of the balancer for a million requests.
@@ -109,8 +116,14 @@ pub struct Ratio {
     pub to: Peer,
     /// Of requests answered in a second.
     pub rate: Spread,
+    /// Of the median latency; the report may be older than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p50: Option<Spread>,
     /// Of the 99th percentile of the latency.
     pub p99: Spread,
+    /// Of the 99.9th.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p999: Option<Spread>,
     /// Of requests for a CPU second of the balancer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_cpu: Option<Spread>,
@@ -127,6 +140,8 @@ pub struct Sample {
     pub bytes: u64,
     /// Percentiles of latency: 50, 99, 99.9.
     pub latency_us: [u64; 3],
+    /// How late connections were opened, if they had a time: the 99th percentile.
+    pub late_us: Option<u64>,
     /// CPU time of the machine.
     pub machine: Duration,
     /// CPU time of the balancer, if there is one.
@@ -172,6 +187,10 @@ impl Sample {
         self.latency_us[at] as f64
     }
 
+    fn late(&self) -> Option<f64> {
+        self.late_us.map(|late| late as f64)
+    }
+
     /// Seconds of `time` for a million requests.
     fn per_million(&self, time: Duration) -> f64 {
         time.as_secs_f64() * 1e6 / self.requests as f64
@@ -192,6 +211,7 @@ impl Figures {
             p50_us: spread(&|sample| sample.latency(0))?,
             p99_us: spread(&|sample| sample.latency(1))?,
             p999_us: spread(&|sample| sample.latency(2))?,
+            late_us: some(samples.iter().map(Sample::late)),
             machine_cpu: spread(&|sample| sample.per_million(sample.machine))?,
             balancer_cpu: some(samples.iter().map(|sample| Some(sample.per_million(sample.balancer?)))),
             per_cpu: some(samples.iter().map(Sample::per_cpu)),
@@ -209,11 +229,14 @@ impl Figures {
 impl Ratio {
     fn of(to: Peer, samples: &[Sample], others: &[Sample]) -> Option<Self> {
         let rounds = || samples.iter().zip(others);
-        let p99 = |sample: &Sample| sample.latency(1);
+        let latency =
+            |at| Spread::of(&rounds().map(|(it, other)| it.latency(at) / other.latency(at)).collect::<Vec<_>>());
         Some(Self {
             to,
             rate: Spread::of(&rounds().map(|(it, other)| it.rate() / other.rate()).collect::<Vec<_>>())?,
-            p99: Spread::of(&rounds().map(|(it, other)| p99(it) / p99(other)).collect::<Vec<_>>())?,
+            p50: latency(0),
+            p99: latency(1)?,
+            p999: latency(2),
             per_cpu: some(rounds().map(|(it, other)| Some(it.per_cpu()? / other.per_cpu()?))),
         })
     }
@@ -258,6 +281,7 @@ mod tests {
             took: Duration::from_secs(2),
             bytes: requests * 10,
             latency_us: [p99 / 2, p99, p99 * 2],
+            late_us: Some(p99 / 4),
             machine: Duration::from_secs(3),
             balancer: balancer_ms.map(Duration::from_millis),
         }
@@ -282,12 +306,15 @@ mod tests {
         assert!(close(weir.rate, [500.0, 750.0, 1000.0]));
         assert!(close(weir.bytes, [5000.0, 7500.0, 10_000.0]));
         assert!(close(weir.p999_us, [200.0, 500.0, 800.0]));
+        assert!(close(weir.late_us.unwrap(), [25.0, 62.5, 100.0]));
         assert!(close(weir.machine_cpu, [1500.0, 2250.0, 3000.0]));
         assert!(close(weir.balancer_cpu.unwrap(), [50.0, 75.0, 100.0]));
         assert!(close(weir.per_cpu.unwrap(), [10_000.0, 15_000.0, 20_000.0]));
         let haproxy = weir.ratio(Peer::Haproxy).unwrap();
         assert!(close(haproxy.per_cpu.unwrap(), [2.0, 3.0, 4.0]));
         assert!(close(haproxy.p99, [0.5, 1.25, 2.0]));
+        assert!(close(haproxy.p50.unwrap(), [0.5, 1.25, 2.0]));
+        assert!(close(haproxy.p999.unwrap(), [0.5, 1.25, 2.0]));
         let direct = weir.ratio(Peer::Direct).unwrap();
         assert!(close(direct.rate, [0.5, 0.5, 0.5]));
         assert_eq!(direct.per_cpu, None);

@@ -8,7 +8,8 @@ use super::{
 };
 use crate::spread::Spread;
 
-/// All medians of `report`, a line for each row; then those beside others in the same rounds; then what failed.
+/// All medians of `report`, a line for each row; then those beside others in the same rounds, and more of those that were at a
+/// fixed rate; then what failed.
 #[must_use]
 pub fn render(report: &Report) -> String {
     let mut text = heading(report) + "\n";
@@ -24,6 +25,7 @@ pub fn render(report: &Report) -> String {
     }
     text += &lines(&table);
     text += &ratios(report);
+    text += &paced(report);
     text + &failures(report)
 }
 
@@ -42,6 +44,23 @@ fn ratios(report: &Report) -> String {
         }
     }
     if table.is_empty() { String::new() } else { format!("\nin the same rounds\n{}", lines(&table)) }
+}
+
+/// The rows whose connections had a time each: how many CPUs were busy, how late clients opened the connections, and all
+/// latencies beside those of nftables.
+fn paced(report: &Report) -> String {
+    let columns = ["p50 x nftables", "min", "max", "p99 x nftables", "min", "max", "p99.9 x nftables", "min", "max"];
+    let mut table = new(&[&["row", "CPUs", "late p99 ms"][..], &columns].concat());
+    for (row, figures) in measured(report) {
+        let Some(late) = figures.late_us else { continue };
+        let ratio = figures.ratio(Peer::Nftables);
+        let ratios = [ratio.and_then(|it| it.p50), ratio.map(|it| it.p99), ratio.and_then(|it| it.p999)];
+        let busy = figures.rate.median * figures.machine_cpu.median / 1e6;
+        let line = [row.name.clone(), times(busy), milliseconds(late)];
+        table.add_row(line.into_iter().chain(ratios.into_iter().flat_map(spread)));
+    }
+    let Some(rate) = report.rate.filter(|_| !table.is_empty()) else { return String::new() };
+    format!("\nat {rate} connections a second, in the same rounds\n{}", lines(&table))
 }
 
 /// What changed from `before` to `now`: a line for each row that both have, then what failed.
@@ -168,6 +187,7 @@ mod tests {
             p50_us: around(500.0),
             p99_us: around(1500.0),
             p999_us: around(2500.0),
+            late_us: None,
             machine_cpu: around(80.0),
             balancer_cpu: per_cpu.map(|rate| around(1e6 / rate)),
             per_cpu: per_cpu.map(around),
@@ -175,29 +195,29 @@ mod tests {
         }
     }
 
-    fn row(peer: Peer, figures: Result<Figures, &str>) -> RowReport {
+    fn ratio(to: Peer) -> Ratio {
+        let (p50, p999, per_cpu) = (Some(around(0.7)), Some(around(0.8)), Some(around(4.0)));
+        Ratio { to, rate: around(1.5), p50, p99: around(0.5), p999, per_cpu }
+    }
+
+    fn row(load: Load, peer: Peer, figures: Result<Figures, &str>) -> RowReport {
         let error = figures.as_ref().err().map(|error| (*error).to_owned());
-        RowReport {
-            name: Row { load: Load::Close, peer }.to_string(),
-            load: Load::Close,
-            peer,
-            figures: figures.ok(),
-            error,
-        }
+        RowReport { name: Row { load, peer }.to_string(), load, peer, figures: figures.ok(), error }
     }
 
     fn report(date: &str, rate: f64) -> Report {
-        let ratio = Ratio { to: Peer::Haproxy, rate: around(1.5), p99: around(0.5), per_cpu: Some(around(4.0)) };
+        let ratio = ratio(Peer::Haproxy);
         Report {
             benchmark: crate::peers::report::benchmark(),
             machine: Machine { date: date.to_owned(), kernel: "6.18".to_owned(), cpu: "a CPU".to_owned() },
             cpus: Cpus { balancer: 1, rest: vec![0] },
             rounds: 5,
             seconds: 3,
+            rate: Some(700),
             rows: vec![
-                row(Peer::Direct, Ok(figures(20_000.0, None, Vec::new()))),
-                row(Peer::WeirNat, Ok(figures(rate, Some(rate * 2.0), vec![ratio]))),
-                row(Peer::Nginx, Err("7 requests failed")),
+                row(Load::Close, Peer::Direct, Ok(figures(20_000.0, None, Vec::new()))),
+                row(Load::Close, Peer::WeirNat, Ok(figures(rate, Some(rate * 2.0), vec![ratio]))),
+                row(Load::Close, Peer::Nginx, Err("7 requests failed")),
             ],
         }
     }
@@ -219,6 +239,23 @@ close/weir-nat               4.00  2.00  6.00               -    -    -         
 close/nginx: 7 requests failed
 ";
         assert_eq!(render(&report("today", 10_000.0)), expected);
+    }
+
+    #[test]
+    fn rows_at_a_rate_have_a_table_of_their_own() {
+        let late = |ratios| Figures { late_us: Some(around(50.0)), ..figures(700.0, Some(1000.0), ratios) };
+        let nftables = row(Load::Paced, Peer::Nftables, Ok(late(Vec::new())));
+        let weir = row(Load::Paced, Peer::WeirL2, Ok(late(vec![ratio(Peer::Nftables)])));
+        let mut report = report("today", 10_000.0);
+        report.rows.extend([weir, nftables]);
+        let expected = "
+at 700 connections a second, in the same rounds
+row             CPUs  late p99 ms  p50 x nftables   min   max  p99 x nftables   min   max  p99.9 x nftables   min   max
+paced/weir-l2   0.06         0.05            0.70  0.35  1.05            0.50  0.25  0.75              0.80  0.40  1.20
+paced/nftables  0.06         0.05               -     -     -               -     -     -                 -     -     -
+";
+        assert_eq!(paced(&report), expected);
+        assert!(render(&report).contains(expected));
     }
 
     #[test]

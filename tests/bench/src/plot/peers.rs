@@ -60,9 +60,9 @@ const PEERS: [(&str, &str, RGBColor); 6] = [
 /// It has nobody beside the others.
 pub fn plots(report: &Report) -> Result<Vec<Plot>> {
     let panels = [
-        panel(report, "Requests for a CPU second of the balancer", "HAProxy", "haproxy", |ratio| ratio.per_cpu),
-        panel(report, "Requests a second", "no balancer", "direct", |ratio| Some(ratio.rate)),
-        panel(report, "99th percentile of the latency", "nftables", "nftables", |ratio| Some(ratio.p99)),
+        panel(report, "Requests for a CPU second of the balancer", "HAProxy", "haproxy", |_, ratio| ratio.per_cpu),
+        panel(report, "Requests a second", "no balancer", "direct", rate),
+        panel(report, "99th percentile of the latency", "nftables", "nftables", |_, ratio| Some(ratio.p99)),
     ];
     let panels: Vec<Panel> = panels.into_iter().filter(|panel| !panel.groups.is_empty()).collect();
     ensure!(!panels.is_empty(), "it has no figures beside those of HAProxy, nftables or no balancer");
@@ -82,12 +82,17 @@ pub fn plots(report: &Report) -> Result<Vec<Plot>> {
     Ok(vec![Plot { name: "peers.svg", svg: bars.draw()? }])
 }
 
+/// Nothing where everybody has the rate that was asked for.
+fn rate(row: &Row, ratio: &Ratio) -> Option<Spread> {
+    (row.load != "paced").then_some(ratio.rate)
+}
+
 /// Everybody's `figure` as multiples of that of `to`, by load, in the report's order.
-fn panel(report: &Report, title: &str, name: &str, to: &str, figure: fn(&Ratio) -> Option<Spread>) -> Panel {
+fn panel(report: &Report, title: &str, name: &str, to: &str, figure: fn(&Row, &Ratio) -> Option<Spread>) -> Panel {
     let mut groups: Vec<Group> = Vec::new();
     for row in &report.rows {
         let ratios = row.figures.iter().flat_map(|figures| &figures.ratios);
-        let Some(spread) = ratios.filter(|ratio| ratio.to == to).find_map(figure) else { continue };
+        let Some(spread) = ratios.filter(|ratio| ratio.to == to).find_map(|ratio| figure(row, ratio)) else { continue };
         let Some(series) = PEERS.iter().position(|(peer, ..)| *peer == row.peer) else { continue };
         match groups.iter_mut().find(|group| group.label == row.load) {
             Some(group) => group.bars.push((series, spread)),

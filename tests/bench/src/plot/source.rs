@@ -101,9 +101,11 @@ mod tests {
 
     fn peers() -> Value {
         let ratio = json!({ "to": "haproxy", "rate": spread(1.5), "p99": spread(0.4), "per_cpu": spread(5.67) });
+        let as_asked = json!({ "to": "direct", "rate": spread(777.0), "p99": spread(1.0) });
         let rows = json!([
             { "name": "close/weir-nat", "load": "close", "peer": "weir-nat", "figures": { "ratios": [ratio] } },
-            { "name": "close/nginx", "load": "close", "peer": "nginx", "error": "7 requests failed" }
+            { "name": "close/nginx", "load": "close", "peer": "nginx", "error": "7 requests failed" },
+            { "name": "paced/weir-nat", "load": "paced", "peer": "weir-nat", "figures": { "ratios": [as_asked] } }
         ]);
         report(&rows, json!({ "cpus": {}, "seconds": 3 }))
     }
@@ -137,7 +139,7 @@ mod tests {
                 let place = "A CPU &amp; Co, kernel 6.18, 2026-11-20T12:00:00Z";
                 assert!(plot.svg.contains(place), "{name}: {}", plot.svg);
             }
-            assert!(!svg.contains("777"), "only time that passes is drawn");
+            assert!(!svg.contains("777"), "{name}: what says nothing is drawn");
         }
         let names: Vec<&str> = drawn(&packet()).iter().map(|plot| plot.name).collect();
         assert_eq!(names, ["packet-flows.svg", "packet-ratios.svg"]);

@@ -45,6 +45,18 @@ pub struct Report {
     pub bytes: u64,
     /// Duration of the run, microseconds.
     pub duration_us: u64,
+    /// Of clients whose requests had a time each: how they kept to it.
+    #[serde(default)]
+    pub pace: Option<Pace>,
+}
+
+/// How requests came in time that had a time each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Pace {
+    /// How late they were made, microseconds: the 99th percentile.
+    pub late_p99_us: u64,
+    /// Answers that came before the time of the run was over.
+    pub in_time: u64,
 }
 
 impl Report {
@@ -60,7 +72,7 @@ impl Report {
         Duration::from_micros(self.duration_us)
     }
 
-    /// What several clients saw that worked at the same time.
+    /// What several clients saw that worked at the same time, none of which had times to keep to.
     pub(super) fn of_all(reports: &[Self]) -> Self {
         let mut sum = Self::default();
         for report in reports {
