@@ -1,7 +1,5 @@
 //! Services in memory of this process, read as packets read them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use lb_common::{
     abi::{NO_BACKEND, Service, ServiceEntry, SlotWord, SteadyLayout, steady},
     hash, index,
@@ -247,31 +245,50 @@ fn packets_read_the_old_or_the_new_while_slots_change() {
     let (_, mut services) = told(&all(|_| 5));
     let reader = Reader::of(&services);
     let entry = reader.service(&endpoint_of(1)).unwrap();
-    let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let packets = scope.spawn(|| {
-            let mut seen = 0_u64;
-            while !over.load(Ordering::Relaxed) {
-                for offset in 0..SLOTS {
-                    let told = reader.place(&entry, offset);
-                    let word = reader.word(&entry, offset);
-                    // Slots are backend 5's or 6's, and tracked in between, when their place is 0.
-                    assert!(matches!(told, NO_BACKEND | 5 | 6), "{told}");
-                    assert!([word.base(), word.current()].iter().all(|id| matches!(id, 5 | 6)), "{word:?}");
-                    seen += 1;
-                }
+        let changes = scope.spawn(|| {
+            for round in 0..20_000 {
+                let (old, new) = if round % 2 == 0 { (5, 6) } else { (6, 5) };
+                let slot = round % SLOTS / 2 * 2;
+                services.store(0, &[(slot, SlotWord::new(new, old, true))]).unwrap();
+                assert_eq!(reader.place(&entry, slot), NO_BACKEND, "a tracked slot has no place");
+                services.store(0, &[(slot, SlotWord::steady(new))]).unwrap();
+                assert_eq!(reader.place(&entry, slot), new);
             }
-            seen
         });
-        for round in 0..20_000 {
-            let (old, new) = if round % 2 == 0 { (5, 6) } else { (6, 5) };
-            let slot = round % SLOTS / 2 * 2;
-            services.store(0, &[(slot, SlotWord::new(new, old, true))]).unwrap();
-            assert_eq!(reader.place(&entry, slot), NO_BACKEND, "a tracked slot has no place");
-            services.store(0, &[(slot, SlotWord::steady(new))]).unwrap();
-            assert_eq!(reader.place(&entry, slot), new);
+        while !changes.is_finished() {
+            for offset in 0..SLOTS {
+                let (told, word) = (reader.place(&entry, offset), reader.word(&entry, offset));
+                assert!(matches!(told, NO_BACKEND | 5 | 6), "{told}");
+                assert!([word.base(), word.current()].iter().all(|id| matches!(id, 5 | 6)), "{word:?}");
+            }
         }
-        over.store(true, Ordering::Relaxed);
-        assert!(packets.join().unwrap() > 0);
     });
+}
+
+#[test]
+fn a_byte_tells_255_backends() {
+    for (last, is_wide) in [(254, false), (255, true)] {
+        let (told, services) = told(&all(|offset| if offset % 2 == 0 { 1000 } else { 1000 + last }));
+        assert_eq!(layout(&services).is_wide(), is_wide);
+        assert!((0..).zip(told).all(|(offset, id)| id == if offset % 2 == 0 { 1000 } else { 1000 + last }));
+    }
+}
+
+#[test]
+fn before_places_get_another_layout_a_packet_finds_none_of_them() {
+    let mut services = services();
+    for id in 1..=3 {
+        services.store(service(id).first_slot, &all(|offset| 7 + offset * 300)).unwrap();
+        services.insert(&endpoint_of(id), &service(id)).unwrap();
+    }
+    let slots = services.ranges[&service(2).first_slot];
+    services.clear(slots).unwrap();
+    let reader = Reader::of(&services);
+    for id in 1..=3 {
+        let entry = reader.service(&endpoint_of(id)).unwrap();
+        let told: Vec<_> = (0..SLOTS).map(|offset| reader.place(&entry, offset)).collect();
+        let expected = |offset| if id == 2 { NO_BACKEND } else { 7 + offset * 300 };
+        assert_eq!(told, (0..SLOTS).map(expected).collect::<Vec<_>>(), "service {id}");
+    }
 }
