@@ -19,6 +19,9 @@ const KEPT: usize = 1 << 22;
 /// Tables that are kept, at most: each is compared with what is asked for. The same for the steps between them.
 const ANSWERS: usize = 256;
 
+/// Slots of the largest table whose memory is kept for the next one: 1 MiB, for each thread.
+const SPARE_SLOTS: usize = 1 << 16;
+
 /// What a table follows from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Question {
@@ -44,6 +47,8 @@ pub struct Step {
 pub struct Fills {
     tables: Mutex<Kept<Question, u32>>,
     steps: Mutex<Kept<Turn, Step>>,
+    /// Memory that tables were filled in: from the system, it comes page by page each time.
+    spare: Mutex<Vec<Vec<Slot>>>,
 }
 
 /// What the steps from one table to another follow from.
@@ -71,7 +76,12 @@ impl Fills {
         if let Some(table) = kept(&self.tables).find(|known| *known == question) {
             return Ok(table);
         }
-        let table: Arc<[u32]> = question.fill()?.into();
+        let mut room = kept(&self.spare).pop().unwrap_or_default();
+        let table = question.fill(&mut room);
+        if room.len() <= SPARE_SLOTS {
+            kept(&self.spare).push(room);
+        }
+        let table = table?;
         kept(&self.tables).keep(question, &table);
         Ok(table)
     }
@@ -134,10 +144,11 @@ impl<Q, A> Kept<Q, A> {
 }
 
 impl Question {
-    fn fill(&self) -> Result<Vec<u32>, FillError> {
+    /// Fills a table in `table`, whatever is in there.
+    fn fill(&self, table: &mut Vec<Slot>) -> Result<Arc<[u32]>, FillError> {
         let members = (0..).zip(&self.members).map(|(place, (key, weight))| Member::new(place, *key, *weight));
-        let mut table = vec![Slot::EMPTY; self.slots as usize];
-        fill::fill(&mut table, &mut members.collect::<Vec<_>>(), self.seed)?;
+        table.resize(self.slots as usize, Slot::EMPTY);
+        fill::fill(table, &mut members.collect::<Vec<_>>(), self.seed)?;
         Ok(table.iter().map(Slot::backend).collect())
     }
 }

@@ -100,7 +100,9 @@ impl Slots<'_> {
         let mut moved = 0;
         let words = fill.into_iter().zip(old).map(|(current, old)| {
             moved += u32::from(current != old.current());
-            let base_leaves = some_leave && base_leaves(entry, backends.get(&old.base()), current);
+            // Who takes new flows is there and not gone, and a slot without base gets one in any case.
+            let may_leave = some_leave && old.base() != current && old.base() != NO_BACKEND;
+            let base_leaves = may_leave && base_leaves(entry, backends.get(&old.base()), current);
             settling::retarget(old, current, base_leaves, entry.tracks_every_flow())
         });
         let words = words.collect();
