@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    task::{JoinHandle, JoinSet},
+    task::{self, JoinHandle, JoinSet},
     time::{self, MissedTickBehavior},
 };
 use tracing::error;
@@ -249,7 +249,12 @@ impl Actor {
             }
             tokio::select! {
                 request = self.requests.recv() => match request {
-                    Some(request) => request(&mut self.core),
+                    Some(request) => {
+                        request(&mut self.core);
+                        // What follows from a change may take longer than the change: the answer is to go out first, and
+                        // its task may wait for this one's thread.
+                        task::yield_now().await;
+                    }
                     None => return,
                 },
                 event = self.runner.event() => {

@@ -13,6 +13,7 @@ use lb_common::abi::service_flags;
 use tracing::{debug, error, info, warn};
 
 use super::{
+    affected::Affected,
     clock::Moment,
     desired::{BackendKey, Plan, Scope, plan},
     edit::{BackendEdit, Edit, Edited},
@@ -100,7 +101,7 @@ impl Core {
             over: false,
         };
         core.tell_kept();
-        core.reconcile(Scope::Everything, now)?;
+        core.reconcile_all(now)?;
         if start.outdated {
             core.store.forget()?;
         }
@@ -122,7 +123,7 @@ impl Core {
         match self.carry_out(edit, kept, &affected, ended, now) {
             Ok(plan) => {
                 self.reconfigured = true;
-                self.take_in(&affected, &plan);
+                self.take_in(&plan);
                 let change = self.change(edit, changed, &plan);
                 info!("{}; {} of {} slots moved", change.summary, change.slots_moved, change.slots);
                 self.last_change = Some(LastChange { at_unix_ms: unix_ms(now.wall), summary: change.summary.clone() });
@@ -199,14 +200,14 @@ impl Core {
 
     /// Takes in what health checks found.
     pub fn health(&mut self, found: impl IntoIterator<Item = (BackendKey, Health)>, now: Moment) {
-        let mut affected = BTreeSet::new();
+        let mut affected = Affected::default();
         for (backend, found) in found {
             if let Some(health) = self.want.health.get_mut(&backend) {
                 *health = found;
-                affected.insert(backend.service);
+                affected.backends.insert(backend);
             }
         }
-        self.keep_right(&affected, now);
+        self.keep_right(affected, now);
     }
 
     /// Takes in what became of the network.
@@ -216,7 +217,7 @@ impl Core {
         let affected = self.want.follow(&self.mirror, &view, self.capacity.routes);
         self.view = view;
         if let Some(affected) = affected {
-            self.keep_right(&affected, now);
+            self.keep_right(affected, now);
         }
     }
 
@@ -233,7 +234,7 @@ impl Core {
             self.sweeper.read_again(&old, &self.mirror, now.monotonic);
             // The tables may have entries of backends that are not wanted, and those need their ways until they have left.
             self.want.look_up_all(&self.mirror, &self.view, self.capacity.routes);
-            self.reconcile(Scope::Everything, now)?;
+            self.reconcile_all(now)?;
             self.suspect = false;
             info!("the kernel's tables are as they should be again");
         }
@@ -321,26 +322,27 @@ impl Core {
     }
 
     /// Reconciles after an input that can't be refused: what fails now is tried again.
-    pub(super) fn keep_right(&mut self, affected: &BTreeSet<Endpoint>, now: Moment) {
+    pub(super) fn keep_right(&mut self, affected: Affected, now: Moment) {
         if self.suspect {
             return;
         }
-        if let Err(failure) = self.reconcile(Scope::Services(affected), now) {
+        if let Err(failure) = self.reconcile(affected, now) {
             self.suspect = true;
             error!("the kernel's tables could not be changed, trying again: {failure:#}");
         }
     }
 
-    pub(super) fn reconcile(&mut self, scope: Scope<'_>, now: Moment) -> anyhow::Result<()> {
-        let everything;
-        let affected = match scope {
-            Scope::Services(affected) => affected,
-            Scope::Everything => {
-                everything = self.want.services().into_keys().collect();
-                &everything
-            }
-        };
-        self.want.weigh(&mut self.weights, affected, now.monotonic);
+    pub(super) fn reconcile(&mut self, mut affected: Affected, now: Moment) -> anyhow::Result<()> {
+        self.want.weigh_affected(&mut self.weights, &mut affected, now.monotonic);
+        self.make_right(Scope::Affected(&affected), now)
+    }
+
+    fn reconcile_all(&mut self, now: Moment) -> anyhow::Result<()> {
+        self.want.weigh(&mut self.weights, &self.want.services().into_keys().collect(), now.monotonic);
+        self.make_right(Scope::Everything, now)
+    }
+
+    fn make_right(&mut self, scope: Scope<'_>, now: Moment) -> anyhow::Result<()> {
         let (weights, remains) = (&self.weights, &self.sweeper.remains);
         let inputs = self.want.inputs(&self.capacity, self.dataplane.seed(), weights, remains, &self.fills, now.wall);
         let plan = plan(&self.mirror, &inputs, scope)?;
@@ -348,7 +350,7 @@ impl Core {
             warn!("the configuration has another backend there already: {taken}");
         }
         self.write(&plan.writes, now)?;
-        self.take_in(affected, &plan);
+        self.take_in(&plan);
         Ok(())
     }
 
@@ -367,10 +369,10 @@ impl Core {
     }
 
     /// Takes in a plan that was written.
-    fn take_in(&mut self, affected: &BTreeSet<Endpoint>, plan: &Plan) {
-        self.follow_due(affected, &plan.due);
+    fn take_in(&mut self, plan: &Plan) {
+        self.follow_due(plan);
         self.tell_held_back(plan.held_back);
-        self.standings.update(affected, &self.want, &self.mirror, &plan.moved);
+        self.standings.update(&plan.looked_at, &self.want, &self.mirror, &plan.moved);
     }
 
     /// What a change makes of the configuration; nothing if a backend is leaving already, and is now `ended`.

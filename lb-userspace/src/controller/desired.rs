@@ -1,31 +1,34 @@
 //! What the kernel's tables should hold: a pure function of configuration, health, network and what they hold now.
 
+mod few;
+mod slots;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     time::{Duration, SystemTime},
 };
 
-use lb_common::{
-    abi::{self, NO_BACKEND, NextHop, SlotWord, service_flags},
-    fill::{self, FillError},
-    settling,
-};
+use lb_common::abi::{self, NextHop};
+
+use few::Few;
+use slots::{Planned, Slots, old_backends, taking};
 
 use super::{
+    affected::Affected,
     entry,
     fills::Fills,
     full::Full,
     ids::Ids,
     mirror::Mirror,
-    paths::{Egresses, Paths, Reach},
+    paths::{Egresses, Paths},
     phase,
     remains::Remains,
     ring::{Ring, Taker},
     weights::Weights,
 };
 use crate::{
-    health::{Health, State},
+    health::Health,
     spec,
     tables::{Capacity, Endpoint, Tables, Write, diff, diff_of_part},
 };
@@ -74,6 +77,8 @@ pub enum Scope<'a> {
     Everything,
     /// These services (which may be new or gone), VIP markers, devices and ways to clients; the rest is as it should be.
     Services(&'a BTreeSet<Endpoint>),
+    /// These services, and only these backends of others; besides them the same.
+    Affected(&'a Affected),
 }
 
 /// What is to be written, and what that will have done.
@@ -87,6 +92,8 @@ pub struct Plan {
     pub held_back: usize,
     /// When the services that were looked at are to be looked at again, for time alone will have changed something.
     pub due: BTreeMap<Endpoint, SystemTime>,
+    /// What was looked at: it may be more than was asked for, if not everything.
+    pub looked_at: Affected,
 }
 
 /// Plans the way from the kernel's tables to those that follow from `inputs`.
@@ -97,21 +104,27 @@ pub struct Plan {
 /// [`Full`] if a table has no room.
 pub fn plan(mirror: &Mirror, inputs: &Inputs<'_>, scope: Scope<'_>) -> Result<Plan, Full> {
     let mut desired = Desired::new(mirror, inputs, matches!(scope, Scope::Everything));
-    match scope {
-        Scope::Everything => inputs.services.iter().try_for_each(|(key, service)| desired.service(key, service))?,
-        Scope::Services(keys) => {
-            let services = keys.iter().filter_map(|key| inputs.services.get_key_value(key));
-            services.into_iter().try_for_each(|(key, service)| desired.service(key, service))?;
+    let part = match scope {
+        Scope::Everything => {
+            inputs.services.iter().try_for_each(|(key, service)| desired.service(key, service))?;
+            None
         }
-    }
+        Scope::Services(keys) => Some(desired.part(Affected::services(keys.clone()))?),
+        Scope::Affected(affected) => Some(desired.part(affected.clone())?),
+    };
+    desired.slots()?;
     desired.clients()?;
     desired.vip_markers();
-    let (tables, plan) = desired.finish();
-    let writes = match scope {
-        Scope::Everything => diff(mirror.tables(), &tables),
-        Scope::Services(keys) => diff_of_part(&mirror.part(keys), &mirror.tables().slots, &tables),
+    let (tables, few, plan) = desired.finish();
+    let (writes, looked_at) = match part {
+        None => (diff(mirror.tables(), &tables), Affected::services(inputs.services.keys().copied().collect())),
+        Some(part) => {
+            let mut actual = mirror.part(&part.services);
+            few.add_to(&mut actual);
+            (diff_of_part(&actual, &mirror.tables().slots, &tables, few.words), part)
+        }
     };
-    Ok(Plan { writes, ..plan })
+    Ok(Plan { writes, looked_at, ..plan })
 }
 
 /// Desired tables in the making.
@@ -123,6 +136,10 @@ struct Desired<'a> {
     ids: Ids<'a>,
     egresses: Egresses<'a>,
     tables: Tables,
+    /// Services that were added to `tables` but for their entries, slots and backends.
+    planned: Vec<Planned<'a>>,
+    /// Of services of which not everything is in `tables`.
+    few: Few,
     moved: BTreeMap<Endpoint, u32>,
     due: BTreeMap<Endpoint, SystemTime>,
 }
@@ -137,13 +154,30 @@ impl<'a> Desired<'a> {
             ids: Ids::new(mirror, inputs.capacity, &inputs.remains.resting),
             egresses: Egresses::new(egresses, &inputs.paths.devices, inputs.capacity.egresses),
             tables: Tables::default(),
+            planned: Vec::new(),
+            few: Few::default(),
             moved: BTreeMap::new(),
             due: BTreeMap::new(),
         }
     }
 
-    /// Adds one service: its entry, its slots, its backends and their ways back.
-    fn service(&mut self, key: &Endpoint, service: &spec::Service) -> Result<(), Full> {
+    /// Adds what is `affected`. Says what was looked at: services where a few backends do not tell everything, whole.
+    fn part(&mut self, mut affected: Affected) -> Result<Affected, Full> {
+        let mut whole = BTreeSet::new();
+        for (key, backends) in affected.by_service() {
+            let service = self.inputs.services.get(&key);
+            if !service.is_some_and(|service| self.few(&key, service, &backends)) {
+                whole.insert(key);
+            }
+        }
+        affected.services.append(&mut whole);
+        let services = affected.services.iter().filter_map(|key| self.inputs.services.get_key_value(key));
+        services.into_iter().try_for_each(|(key, service)| self.service(key, service))?;
+        Ok(affected)
+    }
+
+    /// Adds one service: its entry, its backends and their ways back, and later its slots.
+    fn service(&mut self, key: &Endpoint, service: &'a spec::Service) -> Result<(), Full> {
         let entry = if let Some(old) = self.mirror.tables().services.get(key) {
             entry::hashing_as_before(entry::service(service, old.id, old.first_slot, old.slot_count), old)
         } else {
@@ -173,10 +207,25 @@ impl<'a> Desired<'a> {
         if entry.ring_length > 0 {
             self.tables.rings.insert(entry.id, ring.into_backends());
         }
-        let slots = self.slots(key, service, &entry, &backends)?;
-        self.tables.slots.insert(entry.first_slot, slots);
-        self.tables.services.insert(*key, entry);
-        self.tables.backends.extend(backends);
+        self.planned.push(Planned { key: *key, service, entry, backends });
+        Ok(())
+    }
+
+    /// Adds the slots of the services that were added, and with them the rest of what was put off until then.
+    fn slots(&mut self) -> Result<(), Full> {
+        let planned = std::mem::take(&mut self.planned);
+        let slots = Slots { mirror: self.mirror, inputs: self.inputs, refill: self.refill };
+        for (range, Planned { key, entry, backends, .. }) in slots.of_all(&planned)?.into_iter().zip(planned) {
+            if range.moved > 0 {
+                self.moved.insert(key, range.moved);
+            }
+            if let Some(due) = range.due {
+                self.due_at(&key, due);
+            }
+            self.tables.slots.insert(entry.first_slot, range.words);
+            self.tables.services.insert(key, entry);
+            self.tables.backends.extend(backends);
+        }
         Ok(())
     }
 
@@ -202,7 +251,7 @@ impl<'a> Desired<'a> {
     /// Adds the entries of backends that the service has no longer, and their ways back, which flows may still need.
     fn leaving(&mut self, key: &Endpoint, service: u32, backends: &mut BTreeMap<u32, abi::Backend>) {
         let Inputs { remains, .. } = self.inputs;
-        for (id, old) in self.old_backends(service) {
+        for (id, old) in old_backends(self.mirror, service) {
             if backends.contains_key(&id) || remains.released.contains(&id) {
                 continue;
             }
@@ -230,89 +279,6 @@ impl<'a> Desired<'a> {
         }
     }
 
-    /// The words of a service's range: new flows go where the fill says, old ones stay where they are (see
-    /// [`lb_common::settling::retarget`]). They are the old words where the same backends take flows as before and no
-    /// other is gone.
-    fn slots(
-        &mut self,
-        key: &Endpoint,
-        service: &spec::Service,
-        entry: &abi::Service,
-        backends: &BTreeMap<u32, abi::Backend>,
-    ) -> Result<Vec<SlotWord>, Full> {
-        let known = self.mirror.tables().services.get(key);
-        let old = known.and_then(|known| self.mirror.tables().slots.get(&known.first_slot)).filter(|_| !self.refill);
-        if self.waits(key, service, entry) {
-            return Ok(vec![self.nothing(); entry.slot_count as usize]);
-        }
-        let before = self.old_backends(entry.id);
-        let filled = |old: &&Vec<SlotWord>| old.first().is_some_and(|word| word.current() != NO_BACKEND);
-        let same_takers = old.filter(filled).filter(|_| taking(backends).eq(taking(&before)));
-        if let Some(old) = same_takers.filter(|_| known == Some(entry) && gone(backends).eq(gone(&before))) {
-            return Ok(old.clone());
-        }
-        let fill = match same_takers {
-            Some(old) => old.iter().map(|word| word.current()).collect(),
-            None => fill(entry.slot_count, backends, self.inputs).map_err(|error| Full::Fill {
-                service: service.name.clone(),
-                slots: entry.slot_count,
-                error,
-            })?,
-        };
-        let old = known.and_then(|known| self.mirror.tables().slots.get(&known.first_slot));
-        let old = old.into_iter().flatten().copied().chain(std::iter::repeat(self.nothing()));
-        // Of what was not just read it is known that each base has an entry. With 100,000 backends that leaves most of what
-        // there is to do undone.
-        let some_leave = self.refill || reroutes(entry) && gone(backends).next().is_some();
-        let mut moved = 0;
-        let words = fill.into_iter().zip(old).map(|(current, old)| {
-            moved += u32::from(current != old.current());
-            let base_leaves = some_leave && base_leaves(entry, backends.get(&old.base()), current);
-            settling::retarget(old, current, base_leaves, entry.tracks_every_flow())
-        });
-        let words = words.collect();
-        if moved > 0 {
-            self.moved.insert(*key, moved);
-        }
-        Ok(words)
-    }
-
-    /// The word of a slot that nobody has had yet. The flow table may hold entries of an earlier service in the place of a
-    /// new one: until these are swept out, a new flow has to look for one and remove it.
-    fn nothing(&self) -> SlotWord {
-        SlotWord::new(NO_BACKEND, NO_BACKEND, !self.inputs.remains.resting.is_empty())
-    }
-
-    /// Whether a service whose slots nobody has had yet waits a moment for the first word of all its backends: were they
-    /// filled backend by backend, flows of the first would have to be remembered.
-    fn waits(&mut self, key: &Endpoint, service: &spec::Service, entry: &abi::Service) -> bool {
-        let old =
-            self.mirror.tables().services.get(key).and_then(|_| self.mirror.tables().slots.get(&entry.first_slot));
-        if old.into_iter().flatten().any(|word| (word.current(), word.base()) != (NO_BACKEND, NO_BACKEND)) {
-            return false;
-        }
-        let (mut unknown, mut first) = (false, None);
-        for backend in service.backends.iter().filter(|backend| backend.weight > 0 && !backend.draining) {
-            let known = BackendKey { service: *key, address: backend.address, port: entry::own_port(backend) };
-            let Some(health) = self.inputs.health.get(&known) else { continue };
-            let reach = self.inputs.paths.backends.get(&backend.address);
-            let asked = matches!(reach, Some(Reach::Unknown { failed: false, .. }));
-            unknown |= health.state == State::Unknown || health.state == State::Up && asked;
-            if health.state == State::Up {
-                first = first.into_iter().chain([health.since]).min();
-            }
-        }
-        let until = first.filter(|_| unknown).and_then(|first| first.checked_add(FIRST_WORD));
-        let Some(until) = until.filter(|until| self.inputs.now < *until) else { return false };
-        self.due_at(key, until);
-        true
-    }
-
-    fn old_backends(&self, service: u32) -> BTreeMap<u32, abi::Backend> {
-        let entries = &self.mirror.tables().backends;
-        self.mirror.backends_of(service).filter_map(|id| Some((id, *entries.get(&id)?))).collect()
-    }
-
     /// Adds the ways to clients: after all backends, whose devices come first.
     fn clients(&mut self) -> Result<(), Full> {
         let (needed, capacity) = (self.inputs.paths.client_count(), self.inputs.capacity.routes);
@@ -333,47 +299,10 @@ impl<'a> Desired<'a> {
         self.tables.services.extend(vips.map(|key| (key, abi::Service::VIP_MARKER)));
     }
 
-    /// The tables, and the plan but for its writes.
-    fn finish(self) -> (Tables, Plan) {
+    /// The tables, what is not in them, and the plan but for its writes.
+    fn finish(self) -> (Tables, Few, Plan) {
         let held_back = self.egresses.held_back();
         let tables = Tables { egresses: self.egresses.entries(), ..self.tables };
-        (tables, Plan { writes: Vec::new(), moved: self.moved, held_back, due: self.due })
+        (tables, self.few, Plan { moved: self.moved, held_back, due: self.due, ..Plan::default() })
     }
-}
-
-/// Who takes new flows, and how many.
-fn taking(backends: &BTreeMap<u32, abi::Backend>) -> impl Iterator<Item = (u32, u32)> {
-    backends.iter().filter(|(_, backend)| entry::takes_flows(backend)).map(|(id, backend)| (*id, backend.weight))
-}
-
-/// Whose flows count as gone.
-fn gone(backends: &BTreeMap<u32, abi::Backend>) -> impl Iterator<Item = u32> {
-    backends.iter().filter(|(_, backend)| entry::is_gone(backend)).map(|(id, _)| *id)
-}
-
-/// Which backend has which of `slots` slots, by id; [`NO_BACKEND`] everywhere if none takes flows.
-fn fill(slots: u32, backends: &BTreeMap<u32, abi::Backend>, inputs: &Inputs<'_>) -> Result<Vec<u32>, FillError> {
-    let takers = backends.iter().filter(|(_, backend)| entry::takes_flows(backend)).map(|(id, backend)| {
-        let (_, address, port) = entry::identity(backend);
-        (fill::key_of(address, port), backend.weight, *id)
-    });
-    let mut takers: Vec<_> = takers.collect();
-    takers.sort_unstable();
-    let members = takers.iter().map(|(key, weight, _)| (*key, *weight)).collect();
-    match inputs.fills.table(slots, members, inputs.seed) {
-        Ok(table) => Ok(table.iter().map(|place| takers[*place as usize].2).collect()),
-        Err(FillError::NoBackend) => Ok(vec![NO_BACKEND; slots as usize]),
-        Err(error) => Err(error),
-    }
-}
-
-/// Whether `current` gets the old flows of a slot too, whose base has the entry `base`: if there is no such backend; if it
-/// is gone, its packets are to reach another, and there is one.
-fn base_leaves(service: &abi::Service, base: Option<&abi::Backend>, current: u32) -> bool {
-    base.is_none_or(|base| reroutes(service) && current != NO_BACKEND && entry::is_gone(base))
-}
-
-/// Whether packets of flows whose backend is gone are to reach another.
-const fn reroutes(service: &abi::Service) -> bool {
-    service.flags & service_flags::REROUTE != 0
 }

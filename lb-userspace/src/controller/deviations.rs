@@ -73,6 +73,7 @@ impl Deviations {
 
     /// Takes in writes that `mirror` has taken.
     pub fn observe(&mut self, writes: &[Write], mirror: &Mirror, now: Duration) {
+        let mut begun = BTreeSet::new();
         for write in writes {
             match write {
                 Write::RemoveService(key, service) if !key.is_vip_marker() => {
@@ -82,6 +83,7 @@ impl Deviations {
                     let known = self.0.get(&service.first_slot).map(|range| range.every_flow);
                     if known != Some(service.tracks_every_flow()) {
                         self.begin(service, mirror, now);
+                        begun.insert(service.first_slot);
                     }
                 }
                 _ => {}
@@ -89,6 +91,8 @@ impl Deviations {
         }
         for write in writes {
             if let Write::Slots { first, words } = write
+                // What begins now begins with all that was written.
+                && !begun.contains(first)
                 && let Some(range) = self.0.get_mut(first)
             {
                 for (offset, word) in words {
@@ -138,7 +142,9 @@ impl Range {
     fn note(&mut self, offset: u32, word: SlotWord, now: Duration) {
         let (base, level) = (word.base(), word.current() == word.base());
         if !word.tracked() || level && self.every_flow {
-            self.slots.remove(&offset);
+            if !self.slots.is_empty() {
+                self.slots.remove(&offset);
+            }
             return;
         }
         let as_before = self.slots.get(&offset).is_some_and(|stay| (stay.base, stay.level) == (base, level));

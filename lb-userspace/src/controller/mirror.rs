@@ -7,7 +7,7 @@ use std::{
 
 use lb_common::abi;
 
-use super::entry;
+use super::{desired::BackendKey, entry, takers::Takers};
 use crate::{
     spec,
     tables::{Endpoint, Tables, Write},
@@ -20,9 +20,17 @@ pub struct Mirror {
     tables: Tables,
     /// (service id, address, port) → backend id: a restarted daemon finds its ids again by these.
     backend_ids: BTreeMap<(u32, IpAddr, u16), u32>,
-    service_ids: BTreeSet<u32>,
+    /// The same the other way about, for an address that becomes another for all of its services at once.
+    places: BTreeSet<(IpAddr, u32, u16)>,
+    /// Service id → who takes its new flows.
+    takers: BTreeMap<u32, Takers>,
+    /// (service id, backend id) of backends that are no longer configured.
+    leaving: BTreeSet<(u32, u32)>,
+    service_ids: BTreeMap<u32, Endpoint>,
     /// First slot → number of slots, of every range that a service has.
     ranges: BTreeMap<u32, u32>,
+    /// First slot → id of the service.
+    owners: BTreeMap<u32, u32>,
     /// Ids that some slot or ring names though they have no entry. Weir leaves no such slot behind; a stranger might.
     named: BTreeSet<u32>,
     /// The backend id given most recently.
@@ -60,13 +68,10 @@ impl Mirror {
             Write::RemoveService(key, service) if !key.is_vip_marker() => {
                 self.service_ids.remove(&service.id);
                 self.ranges.remove(&service.first_slot);
+                self.owners.remove(&service.first_slot);
             }
             Write::Backend(id, backend) => self.index_backend(*id, backend),
-            Write::ClearBackend(id) => {
-                if let Some(old) = self.tables.backends.get(id) {
-                    self.backend_ids.remove(&entry::identity(old));
-                }
-            }
+            Write::ClearBackend(id) => self.forget_backend(*id),
             _ => {}
         }
         self.tables.apply(write);
@@ -76,6 +81,30 @@ impl Mirror {
     #[must_use]
     pub fn backend_id(&self, service: u32, address: IpAddr, port: u16) -> Option<u32> {
         self.backend_ids.get(&(service, address, port)).copied()
+    }
+
+    /// All entries of backends at an address, whatever their services and ports.
+    pub fn backends_at(&self, address: IpAddr) -> impl Iterator<Item = BackendKey> {
+        let own = self.places.range((address, 0, 0)..=(address, u32::MAX, u16::MAX));
+        own.filter_map(|&(address, id, port)| Some(BackendKey { service: *self.service_ids.get(&id)?, address, port }))
+    }
+
+    /// Who takes the new flows of the service with this id; `None` if nobody does.
+    #[must_use]
+    pub fn takers(&self, service: u32) -> Option<&Takers> {
+        self.takers.get(&service)
+    }
+
+    /// Whether the service with this id has backends that are no longer configured.
+    #[must_use]
+    pub fn has_leaving(&self, service: u32) -> bool {
+        self.leaving.range((service, 0)..=(service, u32::MAX)).next().is_some()
+    }
+
+    /// The id of the service whose range begins at `first`.
+    #[must_use]
+    pub fn owner(&self, first: u32) -> Option<u32> {
+        self.owners.get(&first).copied()
     }
 
     /// The services, without VIP markers.
@@ -108,7 +137,7 @@ impl Mirror {
     /// Whether a service, or an entry left of one that is gone, has this id.
     #[must_use]
     pub fn uses_service_id(&self, id: u32) -> bool {
-        self.service_ids.contains(&id) || self.backends_of(id).next().is_some()
+        self.service_ids.contains_key(&id) || self.backends_of(id).next().is_some()
     }
 
     /// Whether an entry or a slot has this id.
@@ -165,14 +194,53 @@ impl Mirror {
 
     fn index_service(&mut self, key: &Endpoint, service: &abi::Service) {
         if !key.is_vip_marker() {
-            self.service_ids.insert(service.id);
+            self.service_ids.insert(service.id, *key);
             self.ranges.insert(service.first_slot, service.slot_count);
+            self.owners.insert(service.first_slot, service.id);
         }
     }
 
     fn index_backend(&mut self, id: u32, backend: &abi::Backend) {
-        self.last_backend = if self.tables.backends.contains_key(&id) { self.last_backend } else { id };
+        let (service, address, port) = entry::identity(backend);
+        if self.backend_ids.insert((service, address, port), id).is_none() {
+            self.places.insert((address, service, port));
+        }
+        // Of tables that were just read, none is known yet.
+        if let Some(known) = self.tables.backends.get(&id) {
+            leave(&mut self.takers, id, known);
+        } else {
+            self.last_backend = id;
+        }
+        if entry::takes_flows(backend) {
+            self.takers.entry(service).or_default().insert(id, backend);
+        }
+        if entry::is_leaving(backend) {
+            self.leaving.insert((service, id));
+        } else {
+            self.leaving.remove(&(service, id));
+        }
         self.named.remove(&id);
-        self.backend_ids.insert(entry::identity(backend), id);
+    }
+
+    fn forget_backend(&mut self, id: u32) {
+        let Some(known) = self.tables.backends.get(&id) else { return };
+        let (service, address, port) = entry::identity(known);
+        // A stranger may have left two entries of one backend.
+        if self.backend_id(service, address, port) == Some(id) {
+            self.backend_ids.remove(&(service, address, port));
+            self.places.remove(&(address, service, port));
+        }
+        self.leaving.remove(&(service, id));
+        leave(&mut self.takers, id, known);
+    }
+}
+
+/// Takes a backend with the entry `known` out of those that take flows, if it is there.
+fn leave(takers: &mut BTreeMap<u32, Takers>, id: u32, known: &abi::Backend) {
+    if let Some(of_service) = takers.get_mut(&known.service) {
+        of_service.remove(id, known);
+        if of_service.is_empty() {
+            takers.remove(&known.service);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The controller: makes the kernel's tables what configuration, health and network say they should be.
 //!
-//! - `desired` with `ids`, `paths`, `entry`, `ring`, `fills`: what the tables should hold, and the writes that lead there. Pure.
+//! - `desired` with `ids`, `paths`, `entry`, `ring`, `takers`, `fills`: what the tables should hold, and the writes that lead
+//!   there. Pure. `affected`: how much of them is looked at.
 //! - `phase`: whether a backend takes flows, keeps those that it has, or is gone. Pure.
 //! - `weights`: what backends get of new flows while they start slowly or answer slowly. Pure.
 //! - `deviations`: which slots are tracked and since when, and how they become steady again. Pure.
@@ -13,6 +14,7 @@
 //! - `actor`: the task that owns it all. [`Controller::start`] is where a daemon begins.
 
 mod actor;
+mod affected;
 mod clock;
 mod core;
 mod desired;
@@ -34,6 +36,7 @@ mod saved;
 mod standing;
 mod sweeper;
 mod sweeps;
+mod takers;
 mod want;
 mod ways_back;
 mod weights;

@@ -1,19 +1,16 @@
 //! How each backend stands, and the log lines when that changes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    time::SystemTime,
-};
+use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
 
 use humantime::format_duration;
 use tracing::{info, warn};
 
 use super::{
+    affected::Affected,
     entry,
     mirror::Mirror,
     paths::{NO_EGRESS, Reach},
-    want::{Want, backend_key},
+    want::{Want, backend_key, configured},
 };
 use crate::{
     api::types::BackendState,
@@ -48,38 +45,59 @@ impl Standings {
         self.0.get(service)?.get(&(backend.address, entry::own_port(backend)))
     }
 
-    /// Looks at `services` again, after a write that moved the slots of `moved`, and logs what is different.
-    pub fn update(
-        &mut self,
-        services: &BTreeSet<Endpoint>,
-        want: &Want,
-        mirror: &Mirror,
-        moved: &BTreeMap<Endpoint, u32>,
-    ) {
+    /// Looks again at what was looked at for a write that moved the slots of `moved`, and logs what is different.
+    pub fn update(&mut self, looked_at: &Affected, want: &Want, mirror: &Mirror, moved: &BTreeMap<Endpoint, u32>) {
         let wanted = want.services();
-        for key in services {
+        let moved = |key: &Endpoint| moved.get(key).copied().unwrap_or(0);
+        for key in &looked_at.services {
             let old = self.0.remove(key).unwrap_or_default();
             if let Some(service) = wanted.get(key) {
                 let leaving: Vec<_> = mirror.leaving(key).map(|(_, backend)| backend).collect();
-                let mut changed = Vec::new();
-                let mut new = OfService::new();
+                let (mut changed, mut new) = (Vec::new(), OfService::new());
                 for backend in service.backends.iter().chain(&leaving) {
                     let at = (backend.address, entry::own_port(backend));
                     let standing = Standing::of(key, backend, want, mirror, old.get(&at));
-                    if old.get(&at).map(|old| (old.state, old.gone)) != Some((standing.state, standing.gone)) {
+                    if standing.differs(old.get(&at)) {
                         changed.push((backend, standing.clone()));
                     }
                     new.insert(at, standing);
                 }
-                log(service, &changed, moved.get(key).copied().unwrap_or(0));
-                tell_if_nobody_is_left(service, &old, &new);
+                log(service, &changed, moved(key));
+                let had_takers = old.values().any(Standing::takes) || old.is_empty();
+                tell_if_nobody_is_left(service, had_takers, &new);
                 self.0.insert(*key, new);
             }
+        }
+        for (key, backends) in looked_at.by_service() {
+            let Some(service) = wanted.get(&key) else { continue };
+            let known = self.0.entry(key).or_default();
+            let (mut changed, mut had_takers) = (Vec::new(), false);
+            for backend in backends.iter().filter_map(|backend| configured(service, backend)) {
+                let at = (backend.address, entry::own_port(backend));
+                let standing = Standing::of(&key, backend, want, mirror, known.get(&at));
+                let old = known.insert(at, standing.clone());
+                had_takers |= old.as_ref().is_some_and(Standing::takes);
+                if standing.differs(old.as_ref()) {
+                    changed.push((backend, standing));
+                }
+            }
+            log(service, &changed, moved(&key));
+            tell_if_nobody_is_left(service, had_takers, known);
         }
     }
 }
 
 impl Standing {
+    /// Whether it takes new flows.
+    fn takes(&self) -> bool {
+        self.state == BackendState::Up
+    }
+
+    /// Whether operators are to be told, of a backend that stood like `old`.
+    fn differs(&self, old: Option<&Self>) -> bool {
+        old.is_none_or(|old| (old.state, old.gone) != (self.state, self.gone))
+    }
+
     /// Whether it takes no flows though the operator would have it take some.
     #[must_use]
     pub const fn is_unready(&self) -> bool {
@@ -174,9 +192,8 @@ fn log(service: &Service, changed: &[(&Backend, Standing)], moved: u32) {
 }
 
 /// Logs it where the last backend of a service goes that takes new flows.
-fn tell_if_nobody_is_left(service: &Service, old: &OfService, new: &OfService) {
-    let takers = |of: &OfService| of.values().filter(|standing| standing.state == BackendState::Up).count();
-    if takers(new) == 0 && (takers(old) > 0 || old.is_empty()) && !new.is_empty() {
+fn tell_if_nobody_is_left(service: &Service, had_takers: bool, new: &OfService) {
+    if had_takers && !new.is_empty() && !new.values().any(Standing::takes) {
         warn!("service {} has no backend left that takes new flows", service.name);
     }
 }

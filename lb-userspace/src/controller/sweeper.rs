@@ -129,7 +129,7 @@ impl Sweeper {
                 Write::Backend(_, backend) => services.push(backend.service),
                 Write::Slots { first, .. } => {
                     self.written.insert(*first, now);
-                    services.extend(mirror.services().find(|(_, s)| s.first_slot == *first).map(|(_, s)| s.id));
+                    services.extend(mirror.owner(*first));
                 }
                 Write::RemoveService(_, service) => {
                     self.written.remove(&service.first_slot);
@@ -218,6 +218,9 @@ impl Sweeper {
 
     /// Finds out which leaving backends of a service no slot names.
     fn look_for_unnamed(&mut self, service: u32, mirror: &Mirror, now: Duration) {
+        if !mirror.has_leaving(service) && self.unnamed.is_empty() {
+            return;
+        }
         let tables = mirror.tables();
         let leaving = |id: &u32| tables.backends.get(id).is_some_and(entry::is_leaving);
         let own: Vec<u32> = mirror.backends_of(service).collect();

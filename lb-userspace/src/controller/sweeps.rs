@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -10,9 +10,10 @@ use lb_common::abi::{Service, service_flags};
 use tracing::{error, info, warn};
 
 use super::{
+    affected::Affected,
     clock::Moment,
     core::Core,
-    desired::{BackendKey, Scope},
+    desired::{BackendKey, Plan},
     deviations::Findings,
     entry,
     mirror::Mirror,
@@ -48,7 +49,7 @@ impl Core {
         let mut affected: BTreeSet<_> = due.map(|(key, _)| *key).collect();
         affected.append(&mut self.weights.tick(&self.want.services(), now.monotonic));
         if !affected.is_empty() {
-            self.keep_right(&affected, now);
+            self.keep_right(Affected::services(affected), now);
         }
     }
 
@@ -157,22 +158,25 @@ impl Core {
             .flat_map(|key| self.mirror.leaving(key).map(|(id, backend)| (*key, id, backend)))
             .filter(|(_, id, _)| released.contains(id))
             .collect();
-        self.reconcile(Scope::Services(&affected), now)?;
+        self.reconcile(Affected::services(affected), now)?;
         for (key, _, backend) in left {
             info!("backend {}/{} has left: no flow of it is left", self.name(&key), backend.name);
         }
         // Their neighbours need not be kept fresh any more.
         if let Some(affected) = self.want.look_up_all(&self.mirror, &self.view, self.capacity.routes) {
-            self.keep_right(&affected, now);
+            self.keep_right(affected, now);
         }
         self.reconfigured = true;
         Ok(())
     }
 
-    /// When services that were planned are due again.
-    pub(super) fn follow_due(&mut self, affected: &BTreeSet<Endpoint>, due: &BTreeMap<Endpoint, SystemTime>) {
-        self.due.retain(|key, _| !affected.contains(key));
-        self.due.extend(due);
+    /// When services that were planned are due again. Those of which only a few backends were looked at stay due for the
+    /// others.
+    pub(super) fn follow_due(&mut self, plan: &Plan) {
+        self.due.retain(|key, _| !plan.looked_at.services.contains(key));
+        for (key, due) in &plan.due {
+            self.due.entry(*key).and_modify(|sooner| *sooner = (*sooner).min(*due)).or_insert(*due);
+        }
     }
 
     fn log_settled(&self, writes: &[Write]) {

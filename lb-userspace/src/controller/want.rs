@@ -12,6 +12,7 @@ use lb_common::abi::backend_state;
 use tracing::error;
 
 use super::{
+    affected::Affected,
     desired::{BackendKey, Inputs},
     edit::Edited,
     entry,
@@ -167,6 +168,25 @@ impl Want {
         }
     }
 
+    /// The same for what is `affected`. Services in which more than the weights of the affected backends may have become
+    /// others are affected whole after that.
+    pub fn weigh_affected(&self, weights: &mut Weights, affected: &mut Affected, now: Duration) {
+        let all = self.services();
+        let mut whole = BTreeSet::new();
+        for (key, backends) in affected.by_service() {
+            let Some(service) = all.get(&key) else { continue };
+            let mut configured = backends.iter().filter_map(|backend| configured(service, backend));
+            if !configured.all(|backend| weights.follow_one(&key, service, (backend, self.presence(key, backend)), now))
+            {
+                whole.insert(key);
+            }
+        }
+        affected.services.append(&mut whole);
+        if !affected.services.is_empty() {
+            self.weigh(weights, &affected.services, now);
+        }
+    }
+
     fn presence(&self, key: Endpoint, backend: &Backend) -> Presence {
         let state = self.health.get(&backend_key(key, backend)).map_or(State::Unknown, |health| health.state);
         match (state, self.paths.backends.get(&backend.address)) {
@@ -179,23 +199,23 @@ impl Want {
         }
     }
 
-    /// Takes in a new view of the network. Says which services' backends are reached otherwise; `None` is that nothing
-    /// at all is different.
+    /// Takes in a new view of the network. Says which backends are reached otherwise; `None` is that nothing at all is
+    /// different.
     ///
     /// Of more ways to clients than the `capacity` of their table, those to the same prefixes as before are kept, then
     /// the shortest.
-    pub fn follow(&mut self, mirror: &Mirror, view: &NetworkView, capacity: u32) -> Option<BTreeSet<Endpoint>> {
+    pub fn follow(&mut self, mirror: &Mirror, view: &NetworkView, capacity: u32) -> Option<Affected> {
         let new = Paths::new(view, self.paths.backends.keys().copied(), needs_clients(&self.spec));
         self.go_by(new, mirror, capacity)
     }
 
     /// The same where entries have come or gone otherwise than by [`put`](Self::put): ways to backends that have left are
     /// not looked at any more, and those to others that have an entry are.
-    pub fn look_up_all(&mut self, mirror: &Mirror, view: &NetworkView, capacity: u32) -> Option<BTreeSet<Endpoint>> {
+    pub fn look_up_all(&mut self, mirror: &Mirror, view: &NetworkView, capacity: u32) -> Option<Affected> {
         self.go_by(paths(&self.spec, mirror, view), mirror, capacity)
     }
 
-    fn go_by(&mut self, mut new: Paths, mirror: &Mirror, capacity: u32) -> Option<BTreeSet<Endpoint>> {
+    fn go_by(&mut self, mut new: Paths, mirror: &Mirror, capacity: u32) -> Option<Affected> {
         fit_clients(&mut new, capacity, |net| self.paths.clients.contains_key(net));
         if new == self.paths {
             return None;
@@ -204,18 +224,12 @@ impl Want {
         let addresses = self.paths.backends.keys().chain(old.backends.keys());
         let differ = addresses.filter(|address| self.paths.backends.get(address) != old.backends.get(address));
         let differ: HashSet<IpAddr> = differ.copied().collect();
-        if differ.is_empty() {
-            return Some(BTreeSet::new());
+        let backends: BTreeSet<_> = differ.into_iter().flat_map(|address| mirror.backends_at(address)).collect();
+        if self.paths.devices == old.devices {
+            return Some(Affected { services: BTreeSet::new(), backends });
         }
-        let tables = mirror.tables();
-        let affected = self.services().into_iter().filter(|(key, service)| {
-            let id = tables.services.get(key).map(|entry| entry.id);
-            let mut entries =
-                id.into_iter().flat_map(|id| mirror.backends_of(id)).filter_map(|id| tables.backends.get(&id));
-            service.backends.iter().any(|backend| differ.contains(&backend.address))
-                || entries.any(|entry| differ.contains(&entry::address(entry)))
-        });
-        Some(affected.map(|(key, _)| key).collect())
+        // Next hops name devices, so that others of the services may be reached otherwise.
+        Some(Affected::services(backends.into_iter().map(|backend| backend.service).collect()))
     }
 
     /// What is to be checked.
@@ -250,6 +264,12 @@ pub fn adopted_weights(mirror: &Mirror) -> Weights {
 #[must_use]
 pub fn backend_key(service: Endpoint, backend: &Backend) -> BackendKey {
     BackendKey { service, address: backend.address, port: entry::own_port(backend) }
+}
+
+/// The backend of `service` that has this key.
+#[must_use]
+pub fn configured<'a>(service: &'a Service, key: &BackendKey) -> Option<&'a Backend> {
+    service.backends.iter().find(|backend| (backend.address, entry::own_port(backend)) == (key.address, key.port))
 }
 
 /// Every backend, and whether it has health checks.

@@ -157,6 +157,24 @@ impl Weights {
         }
     }
 
+    /// The same for one backend and how it stands. Whether that can have changed no other's weight; if not, the service is
+    /// to be followed whole.
+    pub fn follow_one(
+        &mut self,
+        key: &Endpoint,
+        service: &Service,
+        (backend, presence): (&Backend, Presence),
+        now: Duration,
+    ) -> bool {
+        let Some(known) = self.0.get_mut(key) else { return false };
+        let Some(of_backend) = known.backends.get_mut(&(backend.address, entry::own_port(backend))) else {
+            return false;
+        };
+        of_backend.follow(presence, service, now);
+        let starts = matches!(of_backend.state, State::Starting { .. });
+        !starts && !known.starting && service.scheduler != Scheduler::ResponseTime
+    }
+
     /// Forgets all services but these.
     pub fn retain(&mut self, services: &BTreeMap<Endpoint, &Service>) {
         self.0.retain(|key, _| services.contains_key(key));
@@ -226,7 +244,7 @@ impl Weights {
             service,
             known,
             starting: known.is_some_and(|known| known.starting),
-            paced: known.is_some_and(|known| known.backends.values().any(|backend| backend.pace != FULL_PACE)),
+            paced: known.is_some_and(OfService::is_paced),
         }
     }
 
@@ -262,6 +280,11 @@ impl OfService {
 
     fn look_for_starting(&mut self) {
         self.starting = self.backends.values().any(|backend| matches!(backend.state, State::Starting { .. }));
+    }
+
+    /// Whether somebody has less than its share for its pace. There may be very many to ask where paces do not matter.
+    fn is_paced(&self) -> bool {
+        self.adjusted.is_some() && self.backends.values().any(|backend| backend.pace != FULL_PACE)
     }
 
     fn is_due(&self, now: Duration) -> bool {

@@ -16,17 +16,24 @@ use super::{Tables, Write};
 /// an old one's: the allocation sees to both.
 #[must_use]
 pub fn diff(actual: &Tables, desired: &Tables) -> Vec<Write> {
-    diff_of_part(actual, &actual.slots, desired)
+    diff_of_part(actual, &actual.slots, desired, Vec::new())
 }
 
-/// The same where `actual` is without its slots, which are among `slots`.
+/// The same where `actual` is without its slots, which are among `slots`. Of ranges that `desired` lacks, `words` are the
+/// writes that are known already.
 #[must_use]
-pub fn diff_of_part(actual: &Tables, slots: &BTreeMap<u32, Vec<SlotWord>>, desired: &Tables) -> Vec<Write> {
+pub fn diff_of_part(
+    actual: &Tables,
+    slots: &BTreeMap<u32, Vec<SlotWord>>,
+    desired: &Tables,
+    words: Vec<Write>,
+) -> Vec<Write> {
     let mut writes = Vec::new();
     writes.extend(changed(&actual.egresses, &desired.egresses).map(|(index, egress)| Write::Egress(*index, *egress)));
     writes.extend(changed(&actual.routes, &desired.routes).map(|(net, hop)| Write::Route(*net, *hop)));
     writes.extend(changed(&actual.reverse, &desired.reverse).map(|(key, reverse)| Write::Reverse(*key, *reverse)));
     writes.extend(changed(&actual.backends, &desired.backends).map(|(id, backend)| Write::Backend(*id, *backend)));
+    writes.extend(words);
     writes.extend(desired.slots.iter().filter_map(|(first, range)| {
         let words = changed_words(slots.get(first).map_or(&[], Vec::as_slice), range);
         (!words.is_empty()).then_some(Write::Slots { first: *first, words })
@@ -60,11 +67,11 @@ fn gone<'a, K: Ord, V>(
 
 /// Words of `desired` that `actual` lacks or has otherwise, with their offsets.
 fn changed_words(actual: &[SlotWord], desired: &[SlotWord]) -> Vec<(u32, SlotWord)> {
-    (0u32..)
-        .zip(desired)
-        .filter(|&(offset, word)| actual.get(offset as usize) != Some(word))
-        .map(|(offset, word)| (offset, *word))
-        .collect()
+    let changed = || (0u32..).zip(desired).filter(|&(offset, word)| actual.get(offset as usize) != Some(word));
+    // Mostly none or all: room for exactly so many costs less than to make room again and again.
+    let mut words = Vec::with_capacity(changed().count());
+    words.extend(changed().map(|(offset, word)| (offset, *word)));
+    words
 }
 
 #[cfg(test)]

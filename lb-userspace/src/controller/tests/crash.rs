@@ -8,7 +8,7 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 use rtnetlink::packet_route::neighbour::NeighbourState;
 
 use super::{
-    world::{START, World, endpoint},
+    world::{START, World, endpoint, whole},
     *,
 };
 use crate::{
@@ -164,7 +164,7 @@ fn take_in(world: &mut World, view: &mut NetworkView, current: &mut String, step
         }
         Step::Neighbour(octet, state) => {
             view.apply(neighbour(BACK, address(*octet), *state, *octet));
-            world.want.follow(&world.mirror, view, 4096).unwrap_or_default()
+            whole(&world.want.follow(&world.mirror, view, 4096).unwrap_or_default())
         }
     }
 }

@@ -3,6 +3,7 @@
 mod actor;
 mod crash;
 mod edit;
+mod few;
 mod host;
 mod leaving;
 mod model;

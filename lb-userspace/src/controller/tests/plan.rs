@@ -7,7 +7,7 @@ use lb_common::abi::{self, NextHop, SlotWord};
 use rtnetlink::packet_route::neighbour::NeighbourState;
 
 use super::{
-    world::{World, endpoint},
+    world::{World, endpoint, whole},
     *,
 };
 use crate::{
@@ -194,16 +194,16 @@ fn a_neighbour_asked_again_keeps_its_flows_and_one_that_does_not_answer_loses_th
     {
         view.apply(neighbour(BACK, address(2), state, 2));
         let affected = world.want.follow(&world.mirror, &view, 4096).unwrap_or_default();
-        world.reconcile_checked(&affected);
+        world.reconcile_affected(&affected);
         assert_eq!(world.spread(80).contains_key(&2), takes, "{state:?}");
     }
     // Asked once more it is still not known; answering brings it back.
     view.apply(neighbour(BACK, address(2), NeighbourState::Incomplete, 2));
     let affected = world.want.follow(&world.mirror, &view, 4096).unwrap_or_default();
-    assert_eq!(world.reconcile_checked(&affected).writes, []);
+    assert_eq!(world.reconcile_affected(&affected).writes, []);
     view.apply(neighbour(BACK, address(2), NeighbourState::Reachable, 99));
     let affected = world.want.follow(&world.mirror, &view, 4096).unwrap();
-    world.reconcile_checked(&affected);
+    world.reconcile_affected(&affected);
     assert_eq!(world.tables().backends[&world.ids()[&(1, 2)]].next_hop.mac()[5], 99);
     assert!(world.spread(80).contains_key(&2));
 }
@@ -214,8 +214,8 @@ fn a_new_address_of_a_gateway_moves_no_slot() {
     let mut view = network(0..=100);
     view.apply(neighbour(BACK, address(2), NeighbourState::Reachable, 77));
     let affected = world.want.follow(&world.mirror, &view, 4096).unwrap();
-    assert_eq!(affected, [endpoint(80)].into());
-    let plan = world.reconcile_checked(&affected);
+    assert_eq!(whole(&affected), [endpoint(80)].into());
+    let plan = world.reconcile_affected(&affected);
     assert!(matches!(plan.writes[..], [Write::Backend(2, _)]), "{:?}", plan.writes);
     assert!(plan.moved.is_empty());
 }
@@ -226,7 +226,7 @@ fn a_device_that_goes_takes_its_entry_and_its_backends_with_it() {
     let mut view = network(0..=100);
     view.apply(Event::LinkGone(BACK));
     let affected = world.want.follow(&world.mirror, &view, 4096).unwrap();
-    world.reconcile_checked(&affected);
+    world.reconcile_affected(&affected);
     assert!(world.tables().egresses.is_empty());
     assert_eq!(world.spread(80), BTreeMap::from([(0, 4093)]));
 }
@@ -274,7 +274,7 @@ fn routes_that_do_not_fit_are_left_out_and_hinder_nothing_else() {
     let mut view = network(0..=101);
     view.apply(neighbour(BACK, address(2), NeighbourState::Reachable, 22));
     let affected = world.want.follow(&world.mirror, &view, world.capacity.routes).unwrap();
-    world.reconcile_checked(&affected);
+    world.reconcile_affected(&affected);
     assert!(world.tables().routes.keys().eq(routes.keys()), "the new one does not fit");
     assert_eq!(world.tables().routes[&"198.51.100.2/32".parse().unwrap()].mac()[5], 22, "the others are kept right");
     assert_eq!(world.tables().backends[&2].next_hop.mac()[5], 22);
@@ -343,7 +343,7 @@ fn clients_behind_too_many_devices_hinder_nothing_else() {
         view.apply(neighbour(index.into(), [10, 0, index, 7].into(), NeighbourState::Reachable, index));
     }
     let affected = world.want.follow(&world.mirror, &view, 4096).unwrap();
-    let plan = world.reconcile_checked(&affected);
+    let plan = world.reconcile_affected(&affected);
     let of = |world: &World, index| world.tables().routes[&format!("10.0.{index}.7/32").parse().unwrap()];
     let (resolved, unresolved): (Vec<_>, Vec<_>) = (10..90).partition(|index| of(&world, *index).is_resolved());
     // 63 entries, 16 of which are for backends; two are of devices from before.
@@ -355,8 +355,8 @@ fn clients_behind_too_many_devices_hinder_nothing_else() {
     view.apply(Event::Routes([back(), moved].into_iter().chain(fronts).collect()));
     view.apply(neighbour(90, address(2), NeighbourState::Reachable, 2));
     let affected = world.want.follow(&world.mirror, &view, 4096).unwrap();
-    assert_eq!(affected, [endpoint(80)].into());
-    world.reconcile_checked(&affected);
+    assert_eq!(whole(&affected), [endpoint(80)].into());
+    world.reconcile_affected(&affected);
     let next_hop = world.tables().backends[&2].next_hop;
     assert_eq!(world.tables().egresses[&next_hop.egress()].ifindex, 90);
     assert_eq!(world.spread(80).into_keys().collect::<Vec<_>>(), [1, 2]);
@@ -370,7 +370,7 @@ fn the_hosts_own_addresses_stay_the_kernels() {
         Route { table: Table::Local, prefix: "203.0.113.9/32".parse().unwrap(), metric: 0, target: Target::Local };
     view.apply(Event::Routes(vec![local]));
     let affected = world.want.follow(&world.mirror, &view, 4096).unwrap();
-    world.reconcile_checked(&affected);
+    world.reconcile_affected(&affected);
     assert_eq!(world.tables().routes[&"203.0.113.9/32".parse().unwrap()], NextHop::LOCAL);
     assert_eq!(world.spread(80), BTreeMap::from([(0, 4093)]), "the route to its backend is gone");
 }

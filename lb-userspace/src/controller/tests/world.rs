@@ -10,6 +10,7 @@ use lb_common::abi::{self, NO_BACKEND, SlotWord};
 use super::{network, spec};
 use crate::{
     controller::{
+        affected::Affected,
         desired::{Plan, Scope, plan},
         edit::Edited,
         entry,
@@ -119,6 +120,13 @@ impl World {
         plan
     }
 
+    /// The same for what is affected.
+    pub fn reconcile_affected(&mut self, affected: &Affected) -> Plan {
+        let plan = self.reconcile(Scope::Affected(affected));
+        assert_eq!(self.plan(Scope::Everything).unwrap().writes, [], "something else should have changed");
+        plan
+    }
+
     pub fn tables(&self) -> &Tables {
         self.mirror.tables()
     }
@@ -160,4 +168,10 @@ impl World {
 /// The key of the service at `port`.
 pub fn endpoint(port: u16) -> Endpoint {
     Endpoint { address: [192, 0, 2, 1].into(), port, protocol: abi::protocol::TCP }
+}
+
+/// All services that have anything to do with what is affected.
+pub fn whole(affected: &Affected) -> BTreeSet<Endpoint> {
+    let of_backends = affected.backends.iter().map(|backend| backend.service);
+    affected.services.iter().copied().chain(of_backends).collect()
 }
