@@ -6,7 +6,7 @@ use std::{
     ops::Range,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use bytemuck::Zeroable as _;
 use lb_common::{
     abi::{Service, ServiceEntry, SlotWord, SteadyLayout, family},
@@ -124,27 +124,39 @@ impl Services {
         }
     }
 
-    /// Stores words, each with its offset from `first`.
+    /// Stores words, each with its offset from `first`, ascending.
     pub(super) fn store(&mut self, first: u32, words: &[(u32, SlotWord)]) -> anyhow::Result<()> {
-        let mut touched = Vec::new();
-        let mut within = None;
-        for (offset, word) in words {
+        let mut rest = words;
+        while let Some((offset, _)) = rest.first() {
             let slot = first.checked_add(*offset).context("a slot beyond all slots")?;
-            let mut slots = match within.take().filter(|slots: &Slots| slots.range().contains(&slot)) {
-                Some(slots) => Some(slots),
-                None => self.slots_around(slot).inspect(|slots| touched.push(slots.first)),
+            let around = self.slots_around(slot);
+            let end = match around {
+                Some(slots) => slots.range().end,
+                None => self.ranges.range(slot..).next().map_or(u32::MAX, |(first, _)| *first),
             };
-            match &mut slots {
-                Some(slots) => self.store_one(slots, slot, *word)?,
-                // Of no service that packets find: its places come with the service.
-                None => self.slots.store(slot, word)?,
+            let (own, others) = rest.split_at(rest.partition_point(|(offset, _)| first.saturating_add(*offset) < end));
+            ensure!(!own.is_empty(), "slot {slot} lies beyond all slots");
+            match around {
+                Some(slots) => self.store_of(slots, first, own)?,
+                // Of no service that packets find: their places come with the service.
+                None => own.iter().try_for_each(|(offset, word)| self.slots.store(first + offset, word))?,
             }
-            if let Some(slots) = slots {
-                self.ranges.insert(slots.first, slots);
-            }
-            within = slots;
+            rest = others;
         }
-        touched.into_iter().try_for_each(|first| self.lay_out_anew(first))
+        Ok(())
+    }
+
+    /// Stores words of a service, and their places.
+    fn store_of(&mut self, slots: Slots, first: u32, words: &[(u32, SlotWord)]) -> anyhow::Result<()> {
+        let mut unreached = slots.unreached;
+        for (offset, word) in words {
+            let missed = self.store_one(slots, first + offset, *word)?;
+            unreached = unreached + u32::from(slots.misses(*word)) - u32::from(missed);
+        }
+        if unreached != slots.unreached {
+            self.ranges.insert(slots.first, Slots { unreached, ..slots });
+        }
+        self.lay_out_anew(slots.first)
     }
 
     /// Looks whether the places of a service can be smaller, now that one of its backends is gone.
@@ -156,19 +168,19 @@ impl Services {
         }
     }
 
-    /// Stores one word and its place, in the order in which each place says what the word says or said.
-    fn store_one(&self, slots: &mut Slots, slot: u32, word: SlotWord) -> anyhow::Result<()> {
-        let old = self.slots.read(slot)?;
+    /// Stores one word and its place, in the order in which each place says what the word says or said. Whether no place told
+    /// the old word.
+    fn store_one(&self, slots: Slots, slot: u32, word: SlotWord) -> anyhow::Result<bool> {
+        let missed = slots.misses(self.slots.read(slot)?);
         let number = slots.layout.number(word);
         if number == 0 {
-            self.put(*slots, slot, 0)?;
+            self.put(slots, slot, 0)?;
         }
         self.slots.store(slot, &word)?;
         if number != 0 {
-            self.put(*slots, slot, number)?;
+            self.put(slots, slot, number)?;
         }
-        slots.unreached = slots.unreached + u32::from(slots.misses(word)) - u32::from(slots.misses(old));
-        Ok(())
+        Ok(missed)
     }
 
     fn put(&self, slots: Slots, slot: u32, number: u64) -> anyhow::Result<()> {
