@@ -10,6 +10,7 @@
 
 mod atomic;
 mod decap;
+mod endpoints;
 mod flows;
 mod frame;
 mod tables;

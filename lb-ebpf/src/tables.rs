@@ -14,14 +14,16 @@ use lb_common::{
         Reverse, Ring, ServiceEntry, Settings, SlotWord, Traffic, WantedNeighbour, explained,
     },
     hash,
-    index::{self, Word},
     reason::Reason,
     schedule,
     tables::{Step, Tables},
     tracking::FlowEvent,
 };
 
-use crate::flows::{FLOWS_V4, FLOWS_V6, KernelEntry, fetch_add, insert, remove};
+use crate::{
+    endpoints::{find_reverse, find_service},
+    flows::{FLOWS_V4, FLOWS_V6, KernelEntry, fetch_add, insert, remove},
+};
 
 /// What the controller loaded this program with; replaced before loading, constant to the verifier.
 #[unsafe(no_mangle)]
@@ -41,13 +43,6 @@ static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
 static KINDS: Array<u32> = Array::with_max_entries(1, 0);
 
-/// The services by id, 0 for none.
-#[map]
-static SERVICES: Array<ServiceEntry> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-/// Where packets find a service by its endpoint, see [`index`].
-#[map]
-static SERVICE_INDEX: Array<Word> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-
 #[map]
 static VIPS_V4: HashMap<[u8; 4], u8> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 #[map]
@@ -62,7 +57,7 @@ static STEADY: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 // Mapped memory starts on a page, so that each 64-byte entry is one cache line.
 #[map]
-static BACKENDS: Array<Backend> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+pub static BACKENDS: Array<Backend> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// What schedulers other than the slots draw from, by service id.
 #[map]
@@ -84,10 +79,6 @@ static HANDSHAKES_OPEN: Array<Handshake> = Array::with_max_entries(HANDSHAKES, 0
 /// What the timed ones took, by backend id.
 #[map]
 static HANDSHAKE_TIMES: PerCpuArray<HandshakeTimes> = PerCpuArray::with_max_entries(1, 0);
-
-/// Where replies find the backend that they come from, by the endpoint that they come from.
-#[map]
-static REVERSE_INDEX: Array<Word> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 #[map]
 static ROUTES_V4: LpmTrie<[u8; 4], NextHop> = LpmTrie::with_max_entries(1, 0);
@@ -173,34 +164,6 @@ pub fn explain(add: impl FnOnce(&mut Explanation)) {
         // SAFETY: the pointer is to a whole element, and the explaining copy runs for one packet at a time.
         add(unsafe { &mut *explanation });
     }
-}
-
-/// Places of the indices less 1; replaced before loading, constant to the verifier.
-#[unsafe(no_mangle)]
-static SERVICE_INDEX_MASK: u32 = 0;
-#[unsafe(no_mangle)]
-static REVERSE_INDEX_MASK: u32 = 0;
-
-/// The service that the index leads to, if `is_right`.
-#[inline(always)]
-fn find_service(hash: u64, is_right: impl Fn(&ServiceEntry) -> bool) -> Option<ServiceEntry> {
-    // SAFETY: reads a static of the program; volatile, since the loader replaces the value that the compiler sees.
-    let mask = unsafe { core::ptr::read_volatile(&raw const SERVICE_INDEX_MASK) };
-    let entry = |id| SERVICES.get(id).filter(|entry| is_right(entry)).copied();
-    index::find(hash, mask, |place| SERVICE_INDEX.get(place).copied(), entry)
-}
-
-/// The way back of the backend that the index leads to, if `is_right`.
-#[inline(always)]
-fn find_reverse(hash: u64, is_right: impl Fn(&Backend, &ServiceEntry) -> bool) -> Option<Reverse> {
-    // SAFETY: reads a static of the program; volatile, since the loader replaces the value that the compiler sees.
-    let mask = unsafe { core::ptr::read_volatile(&raw const REVERSE_INDEX_MASK) };
-    let entry = |id| {
-        let backend = BACKENDS.get(id)?;
-        let service = SERVICES.get(backend.service)?;
-        is_right(backend, service).then(|| service.reverse(id, backend))
-    };
-    index::find(hash, mask, |place| REVERSE_INDEX.get(place).copied(), entry)
 }
 
 macro_rules! loaded {

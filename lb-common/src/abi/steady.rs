@@ -15,45 +15,65 @@ use super::{NO_BACKEND, SlotWord};
 /// How the places of a service's slots are to be read.
 ///
 /// They have two bytes for each slot of the range, from twice its first slot on, and use the first half of that where one byte is
-/// enough for each.
-#[repr(C, align(8))]
+/// enough for each. One word, so that it is read and replaced atomically:
+///
+/// ```text
+///  63        48 47          32 31            0
+/// +------------+--------------+---------------+
+/// |   shift    |     mask     |     base      |
+/// +------------+--------------+---------------+
+/// ```
+///
+/// - `base` is added to a place.
+/// - `mask` has the bits of a place, 8 or 16; none at all says that no place counts.
+/// - `shift` is the bytes of a place as a power of two.
+#[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct SteadyLayout {
-    /// What is added to a place.
-    base: u32,
-    /// Bits of a place: 8 of them, or 16; none at all says that no place counts.
-    mask: u16,
-    /// Bytes of a place as a power of two.
-    shift: u16,
-}
+pub struct SteadyLayout(u64);
 
 impl SteadyLayout {
     /// No place counts.
-    pub const NONE: Self = Self { base: 0, mask: 0, shift: 0 };
+    pub const NONE: Self = Self(0);
 
     /// One byte for each place: of backend ids from `base` + 1 to `base` + 255.
     #[must_use]
     pub const fn narrow(base: u32) -> Self {
-        Self { base, mask: 0xff, shift: 0 }
+        Self(base as u64 | 0xff << 32)
     }
 
     /// Two bytes for each place: of backend ids from `base` + 1 to `base` + 65,535.
     #[must_use]
     pub const fn wide(base: u32) -> Self {
-        Self { base, mask: 0xffff, shift: 1 }
+        Self(base as u64 | 0xffff << 32 | 1 << 48)
     }
 
     /// Whether each place has two bytes.
     #[must_use]
     pub const fn is_wide(self) -> bool {
-        self.shift != 0
+        self.shift() != 0
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "taken apart")]
+    const fn base(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline(always)]
+    const fn mask(self) -> u64 {
+        self.0 >> 32 & 0xffff
+    }
+
+    #[inline(always)]
+    const fn shift(self) -> u32 {
+        (self.0 >> 48 & 1) as u32
     }
 
     /// Where the place of the slot `offset` slots after `first` is.
     #[must_use]
     #[inline(always)]
     pub const fn place(self, first: u32, offset: u32) -> Place {
-        Place { byte: 2 * first as u64 + ((offset as u64) << (self.shift & 1)) }
+        Place { byte: 2 * first as u64 + ((offset as u64) << self.shift()) }
     }
 
     /// The backend that `place` tells in the array's element `word`; [`NO_BACKEND`] where the slot's word is to be read.
@@ -61,24 +81,24 @@ impl SteadyLayout {
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "a place has at most 16 bits")]
     pub const fn backend(self, place: Place, word: u64) -> u32 {
-        match (word >> place.bits()) as u32 & self.mask as u32 {
+        match (word >> place.bits() & self.mask()) as u32 {
             0 => NO_BACKEND,
-            number => self.base.wrapping_add(number),
+            number => self.base().wrapping_add(number),
         }
     }
 
     /// The number at the place of a slot with this word: 0 if it is not steady, nobody's, or the backend is out of reach.
     #[must_use]
     pub const fn number(self, slot: SlotWord) -> u64 {
-        let number = slot.current().wrapping_sub(self.base);
+        let number = slot.current().wrapping_sub(self.base());
         let is_steady = !slot.tracked() && slot.current() == slot.base() && slot.current() != NO_BACKEND;
-        if is_steady && number <= self.mask as u32 { number as u64 } else { 0 }
+        if is_steady && number as u64 <= self.mask() { number as u64 } else { 0 }
     }
 
     /// `word` with this number at `place`.
     #[must_use]
     pub const fn with(self, place: Place, word: u64, number: u64) -> u64 {
-        word & !((self.mask as u64) << place.bits()) | number << place.bits()
+        word & !(self.mask() << place.bits()) | number << place.bits()
     }
 }
 

@@ -15,7 +15,21 @@ pub struct Affected {
     pub backends: BTreeSet<BackendKey>,
 }
 
+/// Backends of one service that are looked at one by one; beyond that it costs less to look at all of it once.
+const FEW: usize = 64;
+
 impl Affected {
+    /// Backends; of services of which there are many, the whole service.
+    #[must_use]
+    pub fn backends(backends: BTreeSet<BackendKey>) -> Self {
+        let mut affected = Self { services: BTreeSet::new(), backends };
+        let many = affected.by_service().filter(|(_, backends)| backends.len() > FEW).map(|(service, _)| service);
+        affected.services = many.collect();
+        let Self { services, backends } = &mut affected;
+        backends.retain(|backend| !services.contains(&backend.service));
+        affected
+    }
+
     /// Whole services.
     #[must_use]
     pub const fn services(services: BTreeSet<Endpoint>) -> Self {
@@ -30,5 +44,25 @@ impl Affected {
             Some((service, std::iter::from_fn(|| rest.next_if(|backend| backend.service == service)).collect()))
         });
         groups.filter(|(service, _)| !self.services.contains(service))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_with_many_affected_backends_is_looked_at_whole() {
+        let service = |port| Endpoint { address: [192, 0, 2, 1].into(), port, protocol: 6 };
+        let backend = |service, host: usize| BackendKey {
+            service,
+            address: [198, 51, 100, u8::try_from(host).unwrap()].into(),
+            port: 0,
+        };
+        let few = (0..FEW).map(|host| backend(service(1), host));
+        let many = (0..=FEW).map(|host| backend(service(2), host));
+        let affected = Affected::backends(few.clone().chain(many).collect());
+        assert_eq!(affected.services, [service(2)].into());
+        assert_eq!(affected.backends, few.collect());
     }
 }

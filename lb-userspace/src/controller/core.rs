@@ -200,14 +200,14 @@ impl Core {
 
     /// Takes in what health checks found.
     pub fn health(&mut self, found: impl IntoIterator<Item = (BackendKey, Health)>, now: Moment) {
-        let mut affected = Affected::default();
+        let mut affected = BTreeSet::new();
         for (backend, found) in found {
             if let Some(health) = self.want.health.get_mut(&backend) {
                 *health = found;
-                affected.backends.insert(backend);
+                affected.insert(backend);
             }
         }
-        self.keep_right(affected, now);
+        self.keep_right(Affected::backends(affected), now);
     }
 
     /// Takes in what became of the network.

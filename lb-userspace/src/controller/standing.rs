@@ -98,6 +98,12 @@ impl Standing {
         old.is_none_or(|old| (old.state, old.gone) != (self.state, self.gone))
     }
 
+    /// Whether operators are told the same of both.
+    fn is_told_like(&self, other: &Self) -> bool {
+        let told = |standing: &Self| (standing.state, standing.results, standing.gone);
+        told(self) == told(other) && self.reason == other.reason
+    }
+
     /// Whether it takes no flows though the operator would have it take some.
     #[must_use]
     pub const fn is_unready(&self) -> bool {
@@ -165,25 +171,11 @@ type OfService = BTreeMap<(IpAddr, u16), Standing>;
 
 /// Logs what became of a service's backends.
 fn log(service: &Service, changed: &[(&Backend, Standing)], moved: u32) {
-    let slots = if moved > 0 && changed.len() == 1 { format!("; {moved} slots moved") } else { String::new() };
-    for (backend, standing) in changed {
-        let (name, why) = (format!("{}/{}", service.name, backend.name), standing.explanation());
-        let slots = match (standing.state, service.hold) {
-            _ if standing.gone => format!("; its flows count as gone{slots}"),
-            (BackendState::Held, Hold::For(time)) => format!("; its flows stay for {}{slots}", format_duration(time)),
-            (BackendState::Held | BackendState::Draining | BackendState::Leaving, _) => {
-                format!("; its flows stay{slots}")
-            }
-            _ => slots.clone(),
-        };
-        match standing.state {
-            BackendState::Down | BackendState::Held => {
-                warn!("backend {name} is {}: {why}{slots}", standing.state.name());
-            }
-            BackendState::Unknown => info!("backend {name} takes no flows yet: {why}{slots}"),
-            BackendState::Up | BackendState::Draining | BackendState::Leaving => {
-                info!("backend {name} is {}: {why}{slots}", standing.state.name());
-            }
+    for (is_grave, line) in lines(service, changed, moved) {
+        if is_grave {
+            warn!("{line}");
+        } else {
+            info!("{line}");
         }
     }
     if moved > 0 && changed.len() > 1 {
@@ -191,9 +183,94 @@ fn log(service: &Service, changed: &[(&Backend, Standing)], moved: u32) {
     }
 }
 
+/// What is to be said of the backends that `changed`, and whether it is grave: one line if the same became of all that the
+/// service has, as when the daemon starts.
+fn lines(service: &Service, changed: &[(&Backend, Standing)], moved: u32) -> Vec<(bool, String)> {
+    let all = changed.len() > 1 && changed.len() == service.backends.len();
+    match changed {
+        [(_, first), others @ ..] if all && others.iter().all(|(_, other)| first.is_told_like(other)) => {
+            let name = format!("the {} backends of {}", changed.len(), service.name);
+            vec![line(service, &Subject { name, are: "are", take: "take", whose: "their" }, first, "")]
+        }
+        _ => {
+            let slots = if moved > 0 && changed.len() == 1 { format!("; {moved} slots moved") } else { String::new() };
+            let lines = changed.iter().map(|(backend, standing)| {
+                let name = format!("backend {}/{}", service.name, backend.name);
+                line(service, &Subject { name, are: "is", take: "takes", whose: "its" }, standing, &slots)
+            });
+            lines.collect()
+        }
+    }
+}
+
+/// Of whom something is said, and the words for one or for several.
+struct Subject {
+    name: String,
+    are: &'static str,
+    take: &'static str,
+    whose: &'static str,
+}
+
+/// What is to be said of one backend, or of several alike, and whether it is grave; `slots` is what became of slots by that.
+fn line(
+    service: &Service,
+    Subject { name, are, take, whose }: &Subject,
+    standing: &Standing,
+    slots: &str,
+) -> (bool, String) {
+    let (why, state) = (standing.explanation(), standing.state.name());
+    let slots = match (standing.state, service.hold) {
+        _ if standing.gone => format!("; {whose} flows count as gone{slots}"),
+        (BackendState::Held, Hold::For(time)) => format!("; {whose} flows stay for {}{slots}", format_duration(time)),
+        (BackendState::Held | BackendState::Draining | BackendState::Leaving, _) => {
+            format!("; {whose} flows stay{slots}")
+        }
+        _ => slots.to_owned(),
+    };
+    match standing.state {
+        BackendState::Down | BackendState::Held => (true, format!("{name} {are} {state}: {why}{slots}")),
+        BackendState::Unknown => (false, format!("{name} {take} no flows yet: {why}{slots}")),
+        BackendState::Up | BackendState::Draining | BackendState::Leaving => {
+            (false, format!("{name} {are} {state}: {why}{slots}"))
+        }
+    }
+}
+
 /// Logs it where the last backend of a service goes that takes new flows.
 fn tell_if_nobody_is_left(service: &Service, had_takers: bool, new: &OfService) {
     if had_takers && !new.is_empty() && !new.values().any(Standing::takes) {
         warn!("service {} has no backend left that takes new flows", service.name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::tests::{checked, spec};
+
+    fn standing(state: BackendState, reason: &str) -> Standing {
+        Standing { state, reason: reason.into(), since: SystemTime::UNIX_EPOCH, results: 2, gone: false }
+    }
+
+    #[test]
+    fn what_became_of_all_backends_alike_is_one_line() {
+        let spec = spec(&checked("web", 80, &[1, 2, 3]));
+        let service = &spec.services[0];
+        let [first, second, ..] = &service.backends[..] else { panic!("a service of several backends") };
+        let up = || standing(BackendState::Up, "connected");
+        let all: Vec<_> = service.backends.iter().map(|backend| (backend, up())).collect();
+        let said = format!("the {} backends of {} are up: connected (2 successes)", all.len(), service.name);
+        assert_eq!(lines(service, &all, 5), [(false, said)]);
+
+        let mut but_one = all.clone();
+        but_one[1].1 = standing(BackendState::Down, "refused");
+        let lines_of_each = lines(service, &but_one, 5);
+        assert_eq!(lines_of_each.len(), service.backends.len());
+        let name = |backend: &Backend| format!("backend {}/{}", service.name, backend.name);
+        assert_eq!(lines_of_each[0], (false, format!("{} is up: connected (2 successes)", name(first))));
+        assert_eq!(lines_of_each[1], (true, format!("{} is down: refused (2 failures)", name(second))));
+
+        let one = lines(service, &all[..1], 5);
+        assert_eq!(one, [(false, format!("{} is up: connected (2 successes); 5 slots moved", name(first)))]);
     }
 }

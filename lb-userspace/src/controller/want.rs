@@ -226,7 +226,7 @@ impl Want {
         let differ: HashSet<IpAddr> = differ.copied().collect();
         let backends: BTreeSet<_> = differ.into_iter().flat_map(|address| mirror.backends_at(address)).collect();
         if self.paths.devices == old.devices {
-            return Some(Affected { services: BTreeSet::new(), backends });
+            return Some(Affected::backends(backends));
         }
         // Next hops name devices, so that others of the services may be reached otherwise.
         Some(Affected::services(backends.into_iter().map(|backend| backend.service).collect()))

@@ -109,7 +109,8 @@ pub(super) unsafe fn look_up(map: BorrowedFd<'_>, index: u32, value: &mut [u8]) 
 /// Returns when every run of a program that had begun has ended.
 ///
 /// Programs run within the kernel's RCU read sections, and `membarrier` waits for these to end. A kernel that can't (one with
-/// `nohz_full`, for one) is given a hundred milliseconds: a run takes microseconds.
+/// `nohz_full`, for one) is given a hundred milliseconds: a run takes microseconds. With one CPU it does not wait, and need
+/// not: whoever calls it runs there, and no program is in the middle of a run.
 pub(super) fn wait_for_programs() {
     // SAFETY: the command takes nothing and changes no memory.
     let answer = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };

@@ -24,6 +24,7 @@ use lb_common::{
 };
 
 use super::{
+    bpf::wait_for_programs,
     flows::{Entries, KernelFlows, Undertakers},
     index::Index,
     mapped::Mapped,
@@ -154,6 +155,7 @@ impl Maps {
             Mapped::new(&take(ebpf, "SLOTS")?)?,
             Mapped::new(&take(ebpf, "STEADY")?)?,
             seed,
+            Box::new(wait_for_programs),
         );
         Ok(Self {
             services,
@@ -190,9 +192,9 @@ impl Maps {
         self.reverse.adopt(|id| Some(way_back(&self.services, &self.backends, id)?.0))
     }
 
-    /// Returns when no packet is on its way any more that found a service which was removed.
-    pub(super) fn let_packets_through(&mut self) {
-        self.services.let_packets_through();
+    /// Ends a series of writes, see [`Services::finish`].
+    pub(super) fn finish(&mut self) -> anyhow::Result<()> {
+        self.services.finish()
     }
 
     pub(super) fn read(&self) -> anyhow::Result<Tables> {

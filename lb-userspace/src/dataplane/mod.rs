@@ -347,8 +347,9 @@ impl Dataplane for Kernel {
         let written = writes.try_for_each(|write| {
             self.maps.write(write).with_context(|| format!("cannot write to the kernel's tables: {write}"))
         });
-        self.maps.let_packets_through();
-        written
+        // Whatever was written of them.
+        let finished = self.maps.finish().context("cannot finish a change of the kernel's tables");
+        written.and(finished)
     }
 
     fn wanted_neighbours(&mut self) -> anyhow::Result<Vec<IpAddr>> {

@@ -1,7 +1,7 @@
 //! Services, their slots and the places of these, as packets find them.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::Range,
 };
@@ -13,11 +13,12 @@ use lb_common::{
     index::Word,
 };
 
-use super::{bpf::wait_for_programs, index::Index, mapped::Mapped};
+use super::{index::Index, mapped::Mapped};
 use crate::tables::Endpoint;
 
-/// Ids that one byte tells apart.
+/// Ids that one byte tells apart, and two.
 const NARROW: u32 = 255;
+const WIDE: u32 = 65_535;
 
 /// Slots of which one may be out of reach before a service's places are laid out anew.
 const OUT_OF_REACH: u32 = 4;
@@ -30,8 +31,12 @@ pub(super) struct Services {
     steady: Mapped<u64>,
     /// The services that packets find, by their first slot.
     ranges: BTreeMap<u32, Slots>,
-    /// A service is gone, and packets may be on their way that found it.
-    removed: bool,
+    /// Ids of services that are gone; packets may be on their way that found them.
+    removed: Vec<u32>,
+    /// First slots of services whose places may want another layout.
+    dubious: BTreeSet<u32>,
+    /// Returns when every run of a program that had begun has ended.
+    wait: Box<dyn FnMut() + Send>,
 }
 
 /// The slots of a service.
@@ -46,27 +51,35 @@ struct Slots {
 }
 
 impl Services {
-    /// The services in these arrays, of which none is known yet.
+    /// The services in these arrays, of which none is known yet. `wait` returns when every run of a program that had begun
+    /// has ended.
     pub(super) fn new(
         entries: Mapped<ServiceEntry>,
         index: Mapped<Word>,
         slots: Mapped<SlotWord>,
         steady: Mapped<u64>,
         seed: [u64; 2],
+        wait: Box<dyn FnMut() + Send>,
     ) -> Self {
-        Self { entries, index: Index::new(index, seed), slots, steady, ranges: BTreeMap::new(), removed: false }
+        let index = Index::new(index, seed);
+        let (ranges, removed, dubious) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
+        Self { entries, index, slots, steady, ranges, removed, dubious, wait }
     }
 
-    /// Takes up what an earlier daemon left, and lays out places anew where that pays.
+    /// Takes up what an earlier daemon left, wherever it ended: places that don't tell what the slots' words do are mended.
     pub(super) fn adopt(&mut self) -> anyhow::Result<()> {
         self.index.adopt(|id| endpoint(&self.entries.read(id).ok()?))?;
         for (_, service) in self.read()? {
-            let slots = Slots::of(&service, self.entries.read(service.id)?.steady);
-            let unreached = self.words(slots.range()).filter(|word| slots.misses(*word)).count();
-            self.ranges.insert(slots.first, Slots { unreached: u32::try_from(unreached)?, ..slots });
-            self.lay_out_anew(slots.first)?;
+            let mut slots = Slots::of(&service, self.entries.read(service.id)?.steady);
+            for slot in slots.range() {
+                let word = self.slots.read(slot)?;
+                self.put(slots, slot, slots.layout.number(word))?;
+                slots.unreached += u32::from(slots.misses(word));
+            }
+            self.ranges.insert(slots.first, slots);
+            self.dubious.insert(slots.first);
         }
-        Ok(())
+        self.finish()
     }
 
     /// The services that packets find.
@@ -98,30 +111,52 @@ impl Services {
                 return self.entries.store(id, &ServiceEntry { service: *service, ..old });
             }
             self.remove(endpoint)?;
-            self.let_packets_through();
+        }
+        if !self.removed.is_empty() {
+            self.finish()?;
         }
         let slots = Slots::of(service, SteadyLayout::NONE);
-        self.fill(slots, self.layout_for(slots))?;
-        let layout = self.ranges.get(&slots.first).map_or(SteadyLayout::NONE, |slots| slots.layout);
+        let layout = self.layout_for(slots);
+        self.fill(slots, layout)?;
         self.entries.store(service.id, &entry(endpoint, *service, layout))?;
-        self.index.insert(endpoint, service.id)
+        self.index.insert(endpoint, service.id).inspect_err(|_| {
+            self.ranges.remove(&slots.first);
+        })
     }
 
-    /// Removes a service. Its id and its slots may be another's only once [`let_packets_through`](Self::let_packets_through)
-    /// has returned.
+    /// Removes a service. Its id and its slots may be another's only once [`finish`](Self::finish) has returned.
     pub(super) fn remove(&mut self, endpoint: &Endpoint) -> anyhow::Result<()> {
         if let Some(id) = self.index.get(endpoint) {
             self.ranges.remove(&self.entries.read(id)?.service.first_slot);
-            self.removed = true;
+            self.removed.push(id);
         }
         self.index.remove(endpoint)
     }
 
-    /// Returns when no packet is on its way any more that found a service which was removed.
-    pub(super) fn let_packets_through(&mut self) {
-        if std::mem::take(&mut self.removed) {
-            wait_for_programs();
+    /// Ends a series of changes: lays out places anew where that pays, and returns when no packet is on its way any more that
+    /// found a service which was removed. It waits for packets once, whatever there was, and not at all if there was nothing.
+    pub(super) fn finish(&mut self) -> anyhow::Result<()> {
+        let dubious = std::mem::take(&mut self.dubious);
+        let mut anew = Vec::new();
+        for slots in dubious.iter().filter_map(|first| self.ranges.get(first)) {
+            anew.extend(self.better_layout(*slots).map(|layout| (*slots, layout)));
         }
+        for (slots, layout) in &anew {
+            self.clear(*slots)?;
+            let entry = self.entries.read(slots.service)?;
+            self.entries.store(slots.service, &ServiceEntry { steady: *layout, ..entry })?;
+        }
+        if anew.is_empty() && self.removed.is_empty() {
+            return Ok(());
+        }
+        // Until no packet reads places by the old layouts.
+        (self.wait)();
+        for (slots, layout) in anew {
+            self.fill(slots, layout)?;
+        }
+        // Ways back of backends that get one of these ids for a service must not lead to the old endpoint.
+        let removed = std::mem::take(&mut self.removed);
+        removed.into_iter().try_for_each(|id| self.entries.store(id, &ServiceEntry::zeroed()))
     }
 
     /// Stores words, each with its offset from `first`, ascending.
@@ -147,40 +182,38 @@ impl Services {
     }
 
     /// Stores words of a service, and their places.
-    fn store_of(&mut self, slots: Slots, first: u32, words: &[(u32, SlotWord)]) -> anyhow::Result<()> {
-        let mut unreached = slots.unreached;
-        for (offset, word) in words {
-            let missed = self.store_one(slots, first + offset, *word)?;
-            unreached = unreached + u32::from(slots.misses(*word)) - u32::from(missed);
+    fn store_of(&mut self, mut slots: Slots, first: u32, words: &[(u32, SlotWord)]) -> anyhow::Result<()> {
+        let before = slots.unreached;
+        let stored = words.iter().try_for_each(|(offset, word)| self.store_one(&mut slots, first + offset, *word));
+        if slots.unreached != before {
+            self.ranges.insert(slots.first, slots);
         }
-        if unreached != slots.unreached {
-            self.ranges.insert(slots.first, Slots { unreached, ..slots });
+        if slots.unreached > slots.count / OUT_OF_REACH {
+            self.dubious.insert(slots.first);
         }
-        self.lay_out_anew(slots.first)
+        stored
     }
 
     /// Looks whether the places of a service can be smaller, now that one of its backends is gone.
     pub(super) fn backend_left(&mut self, service: u32) -> anyhow::Result<()> {
-        let wide = self.ranges.values().find(|slots| slots.service == service && slots.layout.is_wide()).copied();
-        match wide.map(|slots| (slots, self.layout_for(slots))) {
-            Some((slots, layout)) if !layout.is_wide() => self.change_layout(slots, layout),
-            _ => Ok(()),
-        }
+        let first = self.entries.read(service)?.service.first_slot;
+        let wide = self.ranges.get(&first).filter(|slots| slots.service == service && slots.layout.is_wide());
+        self.dubious.extend(wide.map(|_| first));
+        Ok(())
     }
 
-    /// Stores one word and its place, in the order in which each place says what the word says or said. Whether no place told
-    /// the old word.
-    fn store_one(&self, slots: Slots, slot: u32, word: SlotWord) -> anyhow::Result<bool> {
-        let missed = slots.misses(self.slots.read(slot)?);
+    /// Stores one word and its place, in the order in which each place says what the word says or said.
+    fn store_one(&self, slots: &mut Slots, slot: u32, word: SlotWord) -> anyhow::Result<()> {
+        let old = self.slots.read(slot)?;
         let number = slots.layout.number(word);
-        if number == 0 {
-            self.put(slots, slot, 0)?;
+        if slots.layout.number(old) != number {
+            self.put(*slots, slot, 0)?;
         }
         self.slots.store(slot, &word)?;
-        if number != 0 {
-            self.put(slots, slot, number)?;
-        }
-        Ok(missed)
+        self.put(*slots, slot, number)?;
+        let (more, fewer) = (u32::from(slots.misses(word)), u32::from(slots.misses(old)));
+        slots.unreached = (slots.unreached + more).saturating_sub(fewer);
+        Ok(())
     }
 
     fn put(&self, slots: Slots, slot: u32, number: u64) -> anyhow::Result<()> {
@@ -199,23 +232,14 @@ impl Services {
         range.filter_map(|slot| self.slots.read(slot).ok())
     }
 
-    /// Another layout for the places of a service, where many slots have none and there is one that is better.
-    fn lay_out_anew(&mut self, first: u32) -> anyhow::Result<()> {
-        let Some(slots) = self.ranges.get(&first).copied() else { return Ok(()) };
-        if slots.unreached <= slots.count / OUT_OF_REACH && slots.layout != SteadyLayout::NONE {
-            return Ok(());
-        }
+    /// Another layout for the places of a service, if it reaches far more slots, or all but a few with half of the memory.
+    fn better_layout(&self, slots: Slots) -> Option<SteadyLayout> {
         let layout = self.layout_for(slots);
-        if layout == slots.layout { Ok(()) } else { self.change_layout(slots, layout) }
-    }
-
-    /// Lays out the places of a service anew while packets read them.
-    fn change_layout(&mut self, slots: Slots, layout: SteadyLayout) -> anyhow::Result<()> {
-        self.clear(slots)?;
-        self.entries.store(slots.service, &ServiceEntry { steady: layout, ..self.entries.read(slots.service)? })?;
-        // Until no packet reads them by the old layout.
-        wait_for_programs();
-        self.fill(slots, layout)
+        let new = Slots { layout, ..slots };
+        let unreached = self.words(slots.range()).filter(|word| new.misses(*word)).count();
+        let smaller = slots.layout.is_wide() && !layout.is_wide();
+        let reaches = slots.unreached > slots.count / OUT_OF_REACH && 2 * unreached <= slots.unreached as usize;
+        (layout != slots.layout && (smaller || reaches)).then_some(layout)
     }
 
     /// The layout that suits the steady slots of a service.
@@ -223,14 +247,21 @@ impl Services {
         let steady = || self.words(slots.range()).filter(|word| is_steady(*word)).map(SlotWord::current);
         let (lowest, highest) = steady().fold((u32::MAX, 0), |(low, high), id| (low.min(id), high.max(id)));
         if highest == 0 {
-            SteadyLayout::NONE
-        } else if highest - lowest < NARROW {
-            SteadyLayout::narrow(lowest - 1)
-        } else {
-            let mut counts: HashMap<u32, u32> = HashMap::new();
-            steady().for_each(|id| *counts.entry(id).or_default() += 1);
-            best_window(counts).map_or(SteadyLayout::wide(lowest - 1), SteadyLayout::narrow)
+            return SteadyLayout::NONE;
         }
+        if highest - lowest < NARROW {
+            return SteadyLayout::narrow(lowest - 1);
+        }
+        let mut counts: HashMap<u32, u32> = HashMap::new();
+        steady().for_each(|id| *counts.entry(id).or_default() += 1);
+        let mut counts: Vec<_> = counts.into_iter().collect();
+        counts.sort_unstable();
+        let (most, base) = best_window(&counts, NARROW);
+        let all: u32 = counts.iter().map(|(_, count)| count).sum();
+        if most >= all - all / (2 * OUT_OF_REACH) {
+            return SteadyLayout::narrow(base);
+        }
+        SteadyLayout::wide(best_window(&counts, WIDE).1)
     }
 
     /// Sets all places of a service, none of which any packet reads but as 0, and takes the service in.
@@ -294,22 +325,19 @@ fn is_steady(word: SlotWord) -> bool {
     SteadyLayout::wide(word.current().wrapping_sub(1)).number(word) != 0
 }
 
-/// The base of the window of [`NARROW`] ids that has the most slots, of so many by id, if it has nearly all.
-fn best_window(counts: HashMap<u32, u32>) -> Option<u32> {
-    let all: u32 = counts.values().sum();
-    let mut counts: Vec<_> = counts.into_iter().collect();
-    counts.sort_unstable();
+/// Of all windows of so many ids, the one that has the most slots: how many, and the id before the window. `counts` is the
+/// slots by id, in their order.
+fn best_window(counts: &[(u32, u32)], ids: u32) -> (u32, u32) {
     let (mut within, mut end, mut best) = (0, 0, (0, 0));
-    for (at, (id, count)) in counts.iter().enumerate() {
-        while let Some((_, more)) = counts.get(end).filter(|(last, _)| last - id < NARROW) {
+    for (id, count) in counts {
+        while let Some((_, more)) = counts.get(end).filter(|(last, _)| last - id < ids) {
             within += more;
             end += 1;
         }
         best = best.max((within, id - 1));
-        debug_assert!(at < end);
         within -= count;
     }
-    (best.0 >= all - all / (2 * OUT_OF_REACH)).then_some(best.1)
+    best
 }
 
 fn entry(endpoint: &Endpoint, service: Service, steady: SteadyLayout) -> ServiceEntry {

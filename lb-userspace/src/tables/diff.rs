@@ -8,7 +8,7 @@ use super::{Tables, Write};
 
 /// The writes that turn `actual` into `desired`, none if they are equal.
 ///
-/// First everything that others point to, from the far end of the packet's way (devices, the way back, backends) to its
+/// First everything that others point to, from the far end of the packet's way (devices, backends, which ways back lead to) to its
 /// start (slots and rings, then services); then what is gone, from the start to the far end. So whatever a packet meets is there
 /// already or still, wherever the writes stop.
 ///
@@ -31,8 +31,8 @@ pub fn diff_of_part(
     let mut writes = Vec::new();
     writes.extend(changed(&actual.egresses, &desired.egresses).map(|(index, egress)| Write::Egress(*index, *egress)));
     writes.extend(changed(&actual.routes, &desired.routes).map(|(net, hop)| Write::Route(*net, *hop)));
-    writes.extend(changed(&actual.reverse, &desired.reverse).map(|(key, reverse)| Write::Reverse(*key, *reverse)));
     writes.extend(changed(&actual.backends, &desired.backends).map(|(id, backend)| Write::Backend(*id, *backend)));
+    writes.extend(changed(&actual.reverse, &desired.reverse).map(|(key, reverse)| Write::Reverse(*key, *reverse)));
     writes.extend(words);
     writes.extend(desired.slots.iter().filter_map(|(first, range)| {
         let words = changed_words(slots.get(first).map_or(&[], Vec::as_slice), range);

@@ -105,8 +105,8 @@ fn checked(report: Report, served: usize, backends: usize) -> Result<Report> {
 
 /// `report`, if its clients had answers at the `rate` at which they asked for `seconds`.
 fn at_rate(report: Report, rate: u32, seconds: u32) -> Result<Report> {
-    let achieved = report.pace.map_or(0, |pace| pace.in_time) / u64::from(seconds.max(1));
-    ensure!(achieved * 100 >= u64::from(rate) * ENOUGH, "{achieved} of {rate} connections a second: {report:?}");
+    let (achieved, asked) = (report.pace.map_or(0, |pace| pace.in_time), u64::from(rate) * u64::from(seconds));
+    ensure!(achieved * 100 >= asked * ENOUGH, "{achieved} of {asked} connections in {seconds} s: {report:?}");
     Ok(report)
 }
 
@@ -148,7 +148,7 @@ mod tests {
         };
         assert!(of(2999).is_ok());
         assert!(of(2850).is_ok());
-        assert!(of(2813).unwrap_err().to_string().starts_with("937 of 1000 connections a second: "));
+        assert!(of(2813).unwrap_err().to_string().starts_with("2813 of 3000 connections in 3 s: "));
         assert!(of(0).is_err());
         assert!(at_rate(Report { requests: 3000, ..Report::default() }, 1000, 3).is_err());
     }
