@@ -98,7 +98,7 @@ impl Services {
         &self.slots
     }
 
-    /// The endpoint of the service with this id.
+    /// The entry of the service with this id; empty if there is none.
     pub(super) fn entry(&self, id: u32) -> anyhow::Result<ServiceEntry> {
         self.entries.read(id)
     }
@@ -264,9 +264,9 @@ impl Services {
         SteadyLayout::wide(best_window(&counts, WIDE).1)
     }
 
-    /// Sets all places of a service, none of which any packet reads but as 0, and takes the service in.
+    /// Sets all places that `layout` has for a service's slots, none of which any packet reads but as 0, and takes the service
+    /// in. What other layouts would read there stays: before a service gets one of them, all is cleared.
     fn fill(&mut self, slots: Slots, layout: SteadyLayout) -> anyhow::Result<()> {
-        self.clear(slots)?;
         let mut slots = Slots { layout, unreached: 0, ..slots };
         let mut pending: Option<(u32, u64)> = None;
         for (offset, word) in (0..).zip(self.words(slots.range())) {

@@ -8,9 +8,9 @@ use super::{Tables, Write};
 
 /// The writes that turn `actual` into `desired`, none if they are equal.
 ///
-/// First everything that others point to, from the far end of the packet's way (devices, backends, which ways back lead to) to its
-/// start (slots and rings, then services); then what is gone, from the start to the far end. So whatever a packet meets is there
-/// already or still, wherever the writes stop.
+/// First everything that others point to, from the far end of the packet's way (devices, backends, then the ways back that lead
+/// to them) to its start (slots and rings, then services); then what is gone, from the start to the far end. So whatever a
+/// packet meets is there already or still, wherever the writes stop.
 ///
 /// A service of `actual` must have the same range in `desired`, if it is there, and a new one must not have any part of
 /// an old one's: the allocation sees to both.
