@@ -11,12 +11,12 @@ pub mod steady;
 use bytemuck::{Pod, Zeroable};
 
 pub use explanation::{Explanation, explained};
-pub use flow::{BURIALS, BurialV4, BurialV6, FLOW_COUNTERS, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, flow_flags};
+pub use flow::{FLOW_COUNTERS, FlowBucketV4, FlowBucketV6, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, flow_flags};
 pub use service::{Service, ServiceEntry, choice, service_flags};
 pub use steady::SteadyLayout;
 
 /// Layout version of every pinned map. A controller that finds another version refuses to touch the maps.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Backend id that names no backend. Ids start at 1.
 pub const NO_BACKEND: u32 = 0;

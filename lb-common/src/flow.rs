@@ -16,27 +16,23 @@ pub(crate) struct PacketFlow<'a, I: Ip, T> {
     pub service: Service,
     /// Its slot.
     pub slot: SlotWord,
-    tag: u32,
+    hash: u32,
 }
 
 impl<'a, I: Ip, T: Tables> PacketFlow<'a, I, T> {
-    /// With the hash that chose the slot: it tells flows apart too, unless it is of the source address alone.
+    /// With the hash that chose the slot: its other half is good for the flow table too, unless it is of the source address
+    /// alone.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "half of the hash tells flows apart well enough")]
+    #[expect(clippy::cast_possible_truncation, reason = "slots are chosen by the high half")]
     pub fn new(tables: &'a T, key: I::FlowKey, service: Service, slot: SlotWord, hash: u64) -> Self {
         let of_source = service.flags & service_flags::HASH_SOURCE != 0;
-        let tag = if of_source { I::flow_hash(tables.seed(), &key) } else { hash } as u32;
-        Self { tables, key, service, slot, tag }
+        let hash = if of_source { I::flow_hash(tables.seed(), &key) } else { hash } as u32;
+        Self { tables, key, service, slot, hash }
     }
 }
 
 impl<'a, I: Ip, T: Tables> Flow for PacketFlow<'a, I, T> {
     type Entry = T::Entry<'a>;
-
-    #[inline(always)]
-    fn tag(&self) -> u32 {
-        self.tag
-    }
 
     #[inline(always)]
     fn now(&self) -> u32 {
@@ -59,17 +55,12 @@ impl<'a, I: Ip, T: Tables> Flow for PacketFlow<'a, I, T> {
 
     #[inline(always)]
     fn find(&self) -> Option<T::Entry<'a>> {
-        I::flow(self.tables, &self.key)
+        I::flow(self.tables, &self.key, self.hash)
     }
 
     #[inline(always)]
     fn insert(&self, entry: &FlowEntry) -> bool {
-        I::insert_flow(self.tables, &self.key, entry)
-    }
-
-    #[inline(always)]
-    fn remove(&self) {
-        I::remove_flow(self.tables, &self.key);
+        I::insert_flow(self.tables, &self.key, self.hash, entry)
     }
 
     #[inline(always)]

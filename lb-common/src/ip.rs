@@ -85,9 +85,8 @@ pub(crate) trait Ip {
     fn reverse<T: Tables>(tables: &T, address: Self::Address, port: [u8; 2], protocol: u8) -> Option<Reverse>;
     fn route<T: Tables>(tables: &T, address: Self::Address) -> Option<NextHop>;
     fn want_neighbour<T: Tables>(tables: &T, address: Self::Address);
-    fn flow<'t, T: Tables>(tables: &'t T, key: &Self::FlowKey) -> Option<T::Entry<'t>>;
-    fn insert_flow<T: Tables>(tables: &T, key: &Self::FlowKey, entry: &FlowEntry) -> bool;
-    fn remove_flow<T: Tables>(tables: &T, key: &Self::FlowKey);
+    fn flow<'t, T: Tables>(tables: &'t T, key: &Self::FlowKey, hash: u32) -> Option<T::Entry<'t>>;
+    fn insert_flow<T: Tables>(tables: &T, key: &Self::FlowKey, hash: u32, entry: &FlowEntry) -> bool;
 }
 
 /// IPv4.
@@ -214,18 +213,13 @@ impl Ip for V4 {
     }
 
     #[inline(always)]
-    fn flow<'t, T: Tables>(tables: &'t T, key: &FlowKeyV4) -> Option<T::Entry<'t>> {
-        tables.flow_v4(key)
+    fn flow<'t, T: Tables>(tables: &'t T, key: &FlowKeyV4, hash: u32) -> Option<T::Entry<'t>> {
+        tables.flow_v4(key, hash)
     }
 
     #[inline(always)]
-    fn insert_flow<T: Tables>(tables: &T, key: &FlowKeyV4, entry: &FlowEntry) -> bool {
-        tables.insert_flow_v4(key, entry)
-    }
-
-    #[inline(always)]
-    fn remove_flow<T: Tables>(tables: &T, key: &FlowKeyV4) {
-        tables.remove_flow_v4(key);
+    fn insert_flow<T: Tables>(tables: &T, key: &FlowKeyV4, hash: u32, entry: &FlowEntry) -> bool {
+        tables.insert_flow_v4(key, hash, entry)
     }
 }
 
@@ -345,17 +339,12 @@ impl Ip for V6 {
     }
 
     #[inline(always)]
-    fn flow<'t, T: Tables>(tables: &'t T, key: &FlowKeyV6) -> Option<T::Entry<'t>> {
-        tables.flow_v6(key)
+    fn flow<'t, T: Tables>(tables: &'t T, key: &FlowKeyV6, hash: u32) -> Option<T::Entry<'t>> {
+        tables.flow_v6(key, hash)
     }
 
     #[inline(always)]
-    fn insert_flow<T: Tables>(tables: &T, key: &FlowKeyV6, entry: &FlowEntry) -> bool {
-        tables.insert_flow_v6(key, entry)
-    }
-
-    #[inline(always)]
-    fn remove_flow<T: Tables>(tables: &T, key: &FlowKeyV6) {
-        tables.remove_flow_v6(key);
+    fn insert_flow<T: Tables>(tables: &T, key: &FlowKeyV6, hash: u32, entry: &FlowEntry) -> bool {
+        tables.insert_flow_v6(key, hash, entry)
     }
 }

@@ -12,6 +12,7 @@ pub mod decap;
 mod encap;
 pub mod fill;
 mod flow;
+pub mod flow_table;
 pub mod frame;
 mod handshake;
 pub mod hash;

@@ -102,10 +102,6 @@ pub fn end_of(entry: &FlowEntry, keep: &Keep, now: u32) -> Option<End> {
     let quiet = now.saturating_sub(word.seen());
     let flags = word.flags();
     let both_closed = flags & flow_flags::FIN != 0 && flags & flow_flags::FIN_BACK != 0;
-    if word.is_buried() {
-        // Whoever has buried it is about to delete it, unless that failed.
-        return (quiet > CLOSED_QUIET).then_some(End::Closed);
-    }
     if both_closed && quiet > CLOSED_QUIET || word.is_closed() && quiet > CLOSING_QUIET {
         return Some(End::Closed);
     }

@@ -43,18 +43,14 @@ pub trait Tables {
     fn slot(&self, index: u32) -> Option<SlotWord>;
     /// Backend with this id.
     fn backend(&self, id: u32) -> Option<&Backend>;
-    /// Entry of an IPv4 flow.
-    fn flow_v4(&self, key: &FlowKeyV4) -> Option<Self::Entry<'_>>;
-    /// Entry of an IPv6 flow.
-    fn flow_v6(&self, key: &FlowKeyV6) -> Option<Self::Entry<'_>>;
+    /// Entry of an IPv4 flow, whose hash is `hash`.
+    fn flow_v4(&self, key: &FlowKeyV4, hash: u32) -> Option<Self::Entry<'_>>;
+    /// Entry of an IPv6 flow, whose hash is `hash`.
+    fn flow_v6(&self, key: &FlowKeyV6, hash: u32) -> Option<Self::Entry<'_>>;
     /// Enters an IPv4 flow, if there is room and it has no entry. Whether it did.
-    fn insert_flow_v4(&self, key: &FlowKeyV4, entry: &FlowEntry) -> bool;
+    fn insert_flow_v4(&self, key: &FlowKeyV4, hash: u32, entry: &FlowEntry) -> bool;
     /// Enters an IPv6 flow, if there is room and it has no entry. Whether it did.
-    fn insert_flow_v6(&self, key: &FlowKeyV6, entry: &FlowEntry) -> bool;
-    /// Deletes the entry of an IPv4 flow, if it has one.
-    fn remove_flow_v4(&self, key: &FlowKeyV4);
-    /// Deletes the entry of an IPv6 flow, if it has one.
-    fn remove_flow_v6(&self, key: &FlowKeyV6);
+    fn insert_flow_v6(&self, key: &FlowKeyV6, hash: u32, entry: &FlowEntry) -> bool;
     /// Live entries of the flow table that name a backend.
     fn live_flows(&self, backend: u32) -> u64;
     /// Counts one live entry more of a backend, or one less.

@@ -9,7 +9,8 @@
 //! | packet | entry | backend |
 //! |---|---|---|
 //! | any | living | the entry's |
-//! | SYN | none, or of a flow that is closed or whose backend is gone | chosen anew; entered unless it is `base` |
+//! | SYN | none | chosen anew; entered unless it is `base` |
+//! | SYN | of a flow that is closed or whose backend is gone | chosen anew; has the entry from then on |
 //! | SYN | none, and no room | `base` if it is not gone, otherwise the packet is dropped |
 //! | other | none | `base`; entered ("learnt") while `current` is another, for then `base` is to change |
 //! | other | of a flow whose backend is gone, or none and `base` is gone | what the service's policy says |
@@ -18,7 +19,7 @@
 //! client that has forgotten a connection, and its backend is the one that can answer in each case (RFC 9293, section
 //! 3.10.7.4; RFC 5961, section 4).
 //!
-//! An entry that is buried counts as none, and has the place of a new one until it is deleted, which is soon.
+//! An entry that is buried counts as none.
 //!
 //! # Sources
 //! Beamer (Olteanu et al., NSDI 2018) and JET (Horowicz et al., `CoNEXT` 2021) track only flows at risk too; here what a
@@ -31,8 +32,6 @@ pub trait Flow {
     /// Its entry.
     type Entry: Entry;
 
-    /// What tells this flow from others: a hash.
-    fn tag(&self) -> u32;
     /// Now, in seconds of the monotonic clock.
     fn now(&self) -> u32;
     /// Whether the flows of this backend count as gone. A backend that does not exist is gone.
@@ -43,8 +42,6 @@ pub trait Flow {
     fn find(&self) -> Option<Self::Entry>;
     /// Enters the flow. Whether it did: not if the table is full, or has the flow already.
     fn insert(&self, entry: &FlowEntry) -> bool;
-    /// Deletes the flow's entry, if it has one.
-    fn remove(&self);
     /// Counts the backend's live entries: one more, or one less.
     fn count_live(&self, backend: u32, more: bool);
     /// Counts what happened.
@@ -55,8 +52,6 @@ pub trait Flow {
 pub trait Entry {
     /// Its word, now.
     fn word(&self) -> FlowWord;
-    /// The tag of the flow that it is of, now.
-    fn tag(&self) -> u32;
     /// Replaces the word if it still is `old`. Whether it was.
     fn replace(&self, old: FlowWord, new: FlowWord) -> bool;
     /// Sets when the flow was opened.
@@ -163,14 +158,10 @@ pub fn owner<F: Flow>(flow: &F, slot: SlotWord, policy: Policy, segment: Segment
     for _ in 0..ATTEMPTS {
         let Some(entry) = flow.find() else { return unknown(flow, slot, policy, segment) };
         let word = entry.word();
-        // A table gives the place of a deleted entry to another flow at once, even while somebody looks at it.
-        if entry.tag() != flow.tag() {
-            continue;
-        }
         if word.is_buried() {
             return unknown(flow, slot, policy, segment);
         }
-        if let Some(owner) = known(flow, &entry, word, slot, policy, segment) {
+        if let Some(owner) = known(flow, &entry, word, policy, segment) {
             return owner;
         }
         seen = word.backend();
@@ -187,36 +178,24 @@ pub fn closed_from_behind<F: Flow>(flow: &F, backend: u32, told: u8) {
     let Some(entry) = flow.find() else { return };
     let word = entry.word();
     let closed = word.with(told);
-    let is_its = entry.tag() == flow.tag() && word.backend() == backend && !word.is_buried();
+    let is_its = word.backend() == backend && !word.is_buried();
     if is_its && closed != word && entry.replace(word, closed) {
         count_change(flow, word, closed);
     }
 }
 
-/// Takes an entry out of use that nobody needs, if its word still is `judged`. Whether it did: then it is the caller's to
-/// delete. An entry that was buried before, and not deleted, is found to be so.
+/// Takes an entry out of use that nobody needs, if its word still is `judged`. Whether it did.
 #[inline(always)]
 pub fn bury<E: Entry>(entry: &E, judged: FlowWord) -> bool {
-    if judged.is_buried() {
-        // The flow may have been deleted and opened anew since.
-        return entry.word() == judged;
-    }
     entry.replace(judged, judged.with(flow_flags::BURIED))
 }
 
 /// A flow that has an entry; `None` if that has changed since it held `word`.
 #[inline(always)]
-fn known<F: Flow>(
-    flow: &F,
-    entry: &F::Entry,
-    word: FlowWord,
-    slot: SlotWord,
-    policy: Policy,
-    segment: Segment,
-) -> Option<Owner> {
+fn known<F: Flow>(flow: &F, entry: &F::Entry, word: FlowWord, policy: Policy, segment: Segment) -> Option<Owner> {
     let gone = flow.is_gone(word.backend());
     if segment.opens && (word.is_closed() || gone) || gone && policy.reroute {
-        return reopen(flow, entry, word, slot, policy, segment);
+        return reopen(flow, entry, word, segment);
     }
     // Who is told that the backend is gone will not speak again: the entry can go soon.
     let flags = if gone && policy.reset { segment.flags | flow_flags::RESET } else { segment.flags };
@@ -260,38 +239,27 @@ fn unknown<F: Flow>(flow: &F, slot: SlotWord, policy: Policy, segment: Segment) 
 }
 
 /// A new flow in the place of an old one with the same 5-tuple; `None` if the entry has changed since it held `old`.
+///
+/// Where the slot says the same, the entry is needed no longer: then the next sweep takes it out, as all such.
 #[inline(always)]
-fn reopen<F: Flow>(
-    flow: &F,
-    entry: &F::Entry,
-    old: FlowWord,
-    slot: SlotWord,
-    policy: Policy,
-    segment: Segment,
-) -> Option<Owner> {
+fn reopen<F: Flow>(flow: &F, entry: &F::Entry, old: FlowWord, segment: Segment) -> Option<Owner> {
     let chosen = flow.choose();
     if chosen == NO_BACKEND {
         return Some(Owner::Backend(NO_BACKEND));
     }
     let now = flow.now();
-    let needed = chosen != slot.base() || policy.track_every_flow;
-    // Buried before it is removed, so that nobody enters another flow in between.
-    let new = if needed { FlowWord::new(chosen, segment.flags, now) } else { old.with(flow_flags::BURIED) };
+    let new = FlowWord::new(chosen, segment.flags, now);
     if !entry.replace(old, new) {
         return None;
     }
+    entry.set_opened(now);
     if !old.is_closed() {
         flow.count_live(old.backend(), false);
     }
-    if needed {
-        entry.set_opened(now);
-        if !new.is_closed() {
-            flow.count_live(chosen, true);
-        }
-        flow.count_event(FlowEvent::Opened);
-    } else {
-        flow.remove();
+    if !new.is_closed() {
+        flow.count_live(chosen, true);
     }
+    flow.count_event(FlowEvent::Opened);
     Some(Owner::Backend(chosen))
 }
 
@@ -306,10 +274,10 @@ fn no_room<F: Flow>(flow: &F, slot: SlotWord) -> Owner {
 /// meanwhile; [`NO_BACKEND`]'s if there is no room.
 #[inline(always)]
 fn enter<F: Flow>(flow: &F, word: FlowWord, now: u32, event: FlowEvent) -> u32 {
-    if !flow.insert(&FlowEntry { word, opened: now, tag: flow.tag() }) {
+    if !flow.insert(&FlowEntry { word, opened: now }) {
         let Some(entry) = flow.find() else { return NO_BACKEND };
         let word = entry.word();
-        return if entry.tag() == flow.tag() && !word.is_buried() { word.backend() } else { NO_BACKEND };
+        return if word.is_buried() { NO_BACKEND } else { word.backend() };
     }
     if !word.is_closed() {
         flow.count_live(word.backend(), true);

@@ -11,7 +11,6 @@ use lb_common::{
 };
 
 const NOW: u32 = 1_000_000;
-const TAG: u32 = 7;
 const BASE: u32 = 1;
 const CURRENT: u32 = 2;
 const OTHER: u32 = 3;
@@ -47,10 +46,6 @@ impl Entry for InPlace<'_> {
         self.0.entry.borrow().unwrap().word
     }
 
-    fn tag(&self) -> u32 {
-        self.0.entry.borrow().unwrap().tag
-    }
-
     fn replace(&self, old: FlowWord, new: FlowWord) -> bool {
         let is_old = self.word() == old;
         if is_old {
@@ -66,10 +61,6 @@ impl Entry for InPlace<'_> {
 
 impl<'a> Flow for &'a Alone {
     type Entry = InPlace<'a>;
-
-    fn tag(&self) -> u32 {
-        TAG
-    }
 
     fn now(&self) -> u32 {
         NOW
@@ -95,10 +86,6 @@ impl<'a> Flow for &'a Alone {
         fits
     }
 
-    fn remove(&self) {
-        *self.entry.borrow_mut() = None;
-    }
-
     fn count_live(&self, _: u32, more: bool) {
         self.live.set(self.live.get() + if more { 1 } else { -1 });
     }
@@ -111,11 +98,8 @@ impl<'a> Flow for &'a Alone {
 impl Alone {
     /// With an entry of `backend` that was last heard a minute ago, if there is to be one.
     fn new(entry: Option<(u32, u8)>, chosen: u32) -> Self {
-        let entry = entry.map(|(backend, flags)| FlowEntry {
-            word: FlowWord::new(backend, flags, NOW - 60),
-            opened: NOW - 90,
-            tag: TAG,
-        });
+        let entry =
+            entry.map(|(backend, flags)| FlowEntry { word: FlowWord::new(backend, flags, NOW - 60), opened: NOW - 90 });
         let (events, live) = (RefCell::default(), Cell::new(0));
         Self { entry: RefCell::new(entry), room: true, gone: Vec::new(), chosen, events, live }
     }
@@ -177,7 +161,7 @@ fn a_syn_takes_the_place_of_a_flow_that_is_over() {
         assert_eq!((flow.word(), flow.event()), (Some((CURRENT, 0, NOW)), Some(FlowEvent::Opened)));
         let flow = Alone::new(Some((OTHER, flags)), BASE).gone(gone);
         assert_eq!(flow.owner(LEVEL, PLAIN, SYN), Owner::Backend(BASE));
-        assert_eq!((flow.word(), flow.event()), (None, None), "the base needs no entry, and an old one is in its way");
+        assert_eq!((flow.word(), flow.event()), (Some((BASE, 0, NOW)), Some(FlowEvent::Opened)), "until it is swept");
     }
 }
 
@@ -243,12 +227,12 @@ fn what_flows_of_a_gone_backend_get_is_the_policys_to_say() {
 }
 
 #[test]
-fn an_entry_that_is_another_flows_by_now_is_not_believed() {
-    let flow = Alone::new(Some((OTHER, ACK.flags)), CURRENT);
-    flow.entry.borrow_mut().as_mut().unwrap().tag = TAG + 1;
-    assert_eq!(flow.owner(CHANGING, PLAIN, ACK), Owner::Refused);
+fn an_entry_that_is_buried_while_it_is_looked_at_is_not_believed() {
+    let buried = Some((OTHER, ACK.flags | flow_flags::BURIED));
+    let flow = Alone::new(buried, BASE);
+    assert_eq!(flow.owner(LEVEL, PLAIN, ACK), Owner::Backend(BASE));
     closed_from_behind(&&flow, OTHER, flow_flags::FIN_BACK);
-    assert_eq!(flow.word(), Some((OTHER, ACK.flags, NOW - 60)));
+    assert_eq!(flow.word(), Some((OTHER, ACK.flags | flow_flags::BURIED, NOW - 60)));
 }
 
 #[test]
@@ -272,18 +256,17 @@ fn only_what_was_judged_is_buried() {
     assert!(!bury(&InPlace(&flow), FlowWord::new(OTHER, FIN.flags, NOW - 61)));
     assert!(bury(&InPlace(&flow), judged));
     assert!(!bury(&InPlace(&flow), judged), "it is another word by now");
-    assert!(bury(&InPlace(&flow), judged.with(flow_flags::BURIED)));
 }
 
 /// Why an entry of `backend` ends that was last heard so many seconds ago.
 fn end(slot: SlotWord, backend: u32, flags: u8, quiet: u32) -> Option<End> {
     let keep = Keep { slot: Some(slot), backend_exists: true, is_tcp: true, track_every_flow: false, idle: 3600 };
-    end_of(&FlowEntry { word: FlowWord::new(backend, flags, NOW - quiet), opened: 0, tag: 0 }, &keep, NOW)
+    end_of(&FlowEntry { word: FlowWord::new(backend, flags, NOW - quiet), opened: 0 }, &keep, NOW)
 }
 
 #[test]
 fn entries_end_when_nobody_needs_them() {
-    use flow_flags::{BURIED, ESTABLISHED, FIN, FIN_BACK, RESET};
+    use flow_flags::{ESTABLISHED, FIN, FIN_BACK, RESET};
     let both = ESTABLISHED | FIN | FIN_BACK;
     let cases = [
         (ESTABLISHED, 3600, None, Some(End::Idle)),
@@ -292,8 +275,6 @@ fn entries_end_when_nobody_needs_them() {
         (ESTABLISHED | FIN, CLOSING_QUIET, None, Some(End::Closed)),
         (ESTABLISHED | RESET, CLOSING_QUIET, None, Some(End::Closed)),
         (ESTABLISHED | FIN_BACK, 3600, None, Some(End::Idle)),
-        (both | BURIED, CLOSED_QUIET, None, Some(End::Closed)),
-        (ESTABLISHED | BURIED, CLOSED_QUIET, None, Some(End::Closed)),
     ];
     for (flags, quiet, at, after) in cases {
         assert_eq!(end(CHANGING, OTHER, flags, quiet), at, "{flags:#b} after {quiet} s");
@@ -303,7 +284,7 @@ fn entries_end_when_nobody_needs_them() {
     assert_eq!(end(LEVEL, OTHER, ESTABLISHED, 0), None);
     assert_eq!(end(CHANGING, BASE, ESTABLISHED, 0), None, "learnt, and needed when the base changes");
     assert_eq!(end(SlotWord::steady(BASE), OTHER, ESTABLISHED, 0), Some(End::Redundant), "nobody looks there");
-    let entry = FlowEntry { word: FlowWord::new(OTHER, ESTABLISHED, NOW), opened: 0, tag: 0 };
+    let entry = FlowEntry { word: FlowWord::new(OTHER, ESTABLISHED, NOW), opened: 0 };
     let keep = Keep { slot: Some(LEVEL), backend_exists: true, is_tcp: true, track_every_flow: true, idle: 3600 };
     assert_eq!(end_of(&FlowEntry { word: FlowWord::new(BASE, ESTABLISHED, NOW), ..entry }, &keep, NOW), None);
     assert_eq!(end_of(&entry, &Keep { slot: None, ..keep }, NOW), Some(End::Orphaned));

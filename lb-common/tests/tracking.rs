@@ -54,6 +54,7 @@ noticed! {
     untracking_by_an_old_sweep_is_noticed: UntrackedByOldSweep within 2000;
     counting_the_judged_as_gone_is_noticed: JudgedCountsAsGone within 10_000;
     burying_without_comparing_is_noticed: BuryWithoutComparing within 2000;
+    giving_places_back_too_early_is_noticed: ClearedTooEarly within 10_000;
     settling_despite_failures_is_noticed: SettledDespiteFailures within 2000;
     not_counting_unopened_flows_is_noticed: UnopenedDoNotCount within 10_000;
     settling_at_once_is_noticed: SettledAtOnce within 200;

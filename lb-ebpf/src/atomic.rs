@@ -44,9 +44,29 @@ pub unsafe fn fetch_add(target: *mut u64, addend: u64) -> u64 {
     value
 }
 
+/// Sets `bits` of what `target` points to. What it was before.
+///
+/// # Safety
+/// `target` points to an aligned word of a map value.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub unsafe fn fetch_or(target: *mut u64, bits: u64) -> u64 {
+    let mut value = bits;
+    // SAFETY: the instruction reads and writes that word alone.
+    unsafe {
+        asm!(
+            "{value} = atomic_fetch_or((u64 *)({target} + 0), {value})",
+            target = in(reg) target,
+            value = inout(reg) value,
+            options(nostack),
+        );
+    }
+    value
+}
+
 // The linter looks at the programs as if they were the host's.
 #[cfg(not(target_arch = "bpf"))]
-pub use host::{compare_and_swap, fetch_add};
+pub use host::{compare_and_swap, fetch_add, fetch_or};
 
 #[cfg(not(target_arch = "bpf"))]
 mod host {
@@ -61,5 +81,10 @@ mod host {
     pub unsafe fn fetch_add(target: *mut u64, addend: u64) -> u64 {
         // SAFETY: the caller's promise.
         unsafe { AtomicU64::from_ptr(target) }.fetch_add(addend, Ordering::SeqCst)
+    }
+
+    pub unsafe fn fetch_or(target: *mut u64, bits: u64) -> u64 {
+        // SAFETY: the caller's promise.
+        unsafe { AtomicU64::from_ptr(target) }.fetch_or(bits, Ordering::SeqCst)
     }
 }

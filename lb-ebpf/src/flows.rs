@@ -2,61 +2,160 @@
 
 use core::ptr;
 
-use aya_ebpf::{
-    bindings::BPF_NOEXIST,
-    macros::map,
-    maps::{Array, HashMap},
-};
+use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
 use lb_common::{
-    abi::{BURIALS, BurialV4, BurialV6, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, explained},
-    frame::Frame,
-    tracking::{self, Entry},
+    abi::{FlowBucketV4, FlowBucketV6, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, explained},
+    flow_table::{self, Buckets, Cells, WORD_TO_OPENED},
+    tracking::Entry,
 };
 
 use crate::{
     atomic,
-    tables::{count_live, explain, explaining},
+    tables::{explain, explaining},
 };
 
-// Never LRU: nothing is ever thrown out to make room. Preallocated: what is configured is there when it is needed.
+// Nothing is ever thrown out to make room: what is configured is there when it is needed.
 #[map]
-pub static FLOWS_V4: HashMap<FlowKeyV4, FlowEntry> = HashMap::with_max_entries(1, 0);
+static FLOWS_V4: Array<FlowBucketV4> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
-pub static FLOWS_V6: HashMap<FlowKeyV6, FlowEntry> = HashMap::with_max_entries(1, 0);
+static FLOWS_V6: Array<FlowBucketV6> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// An entry in its map. Only valid for the program run that looked it up.
+/// Entries of the IPv4 and of the IPv6 table.
+#[map]
+static FLOW_ENTRIES: Array<u64> = Array::with_max_entries(2, BPF_F_MMAPABLE);
+
+/// Buckets of each flow table less 1, and the entries that there may be at most; replaced before loading, constant to the
+/// verifier.
+#[unsafe(no_mangle)]
+static FLOW_BUCKETS_MASK: u32 = 0;
+#[unsafe(no_mangle)]
+static MOST_FLOWS: u32 = 0;
+
+/// A flow table: the map of its buckets, and which of [`FLOW_ENTRIES`] is its own.
+struct Table<B: 'static>(&'static Array<B>, u32);
+
+const TABLE_V4: Table<FlowBucketV4> = Table(&FLOWS_V4, 0);
+const TABLE_V6: Table<FlowBucketV6> = Table(&FLOWS_V6, 1);
+
+impl<B> Buckets for Table<B> {
+    type Bucket = Bucket;
+
+    #[inline(always)]
+    fn bucket(&self, number: u32) -> Option<Bucket> {
+        // SAFETY: reads a static of the program; volatile, since the loader replaces the value that the compiler sees.
+        let mask = unsafe { ptr::read_volatile(&raw const FLOW_BUCKETS_MASK) };
+        self.0.get_ptr_mut(number & mask).map(|bucket| Bucket(bucket.cast()))
+    }
+
+    #[inline(always)]
+    fn take_room(&self) -> bool {
+        // SAFETY: as above.
+        let most = unsafe { ptr::read_volatile(&raw const MOST_FLOWS) };
+        let there_is = fetch_add(&FLOW_ENTRIES, self.1, 1) < u64::from(most);
+        if !there_is {
+            self.give_room();
+        }
+        there_is
+    }
+
+    #[inline(always)]
+    fn give_room(&self) {
+        fetch_add(&FLOW_ENTRIES, self.1, u64::MAX);
+    }
+}
+
+/// The first cell of a bucket in its map.
 #[derive(Clone, Copy)]
-pub struct KernelEntry(pub *mut FlowEntry);
+struct Bucket(*mut u64);
+
+impl Bucket {
+    #[inline(always)]
+    fn cell(self, cell: usize) -> *mut u64 {
+        // SAFETY: the verifier sees to it that the cell is within the bucket.
+        unsafe { self.0.add(cell) }
+    }
+}
+
+impl Cells for Bucket {
+    #[inline(always)]
+    fn load(self, cell: usize) -> u64 {
+        // SAFETY: an aligned load of a cell of the map.
+        unsafe { ptr::read_volatile(self.cell(cell)) }
+    }
+
+    #[inline(always)]
+    fn store(self, cell: usize, value: u64) {
+        // SAFETY: an aligned store to a cell of the map.
+        unsafe { ptr::write_volatile(self.cell(cell), value) }
+    }
+
+    #[inline(always)]
+    fn store_low(self, cell: usize, value: u32) {
+        // SAFETY: an aligned store to half a cell of the map.
+        unsafe { ptr::write_volatile(low(self.cell(cell)), value) }
+    }
+
+    #[inline(always)]
+    fn add(self, cell: usize, addend: u64) -> u64 {
+        // SAFETY: a cell of the map.
+        unsafe { atomic::fetch_add(self.cell(cell), addend) }
+    }
+
+    #[inline(always)]
+    fn set(self, cell: usize, bits: u64) -> u64 {
+        // SAFETY: a cell of the map.
+        unsafe { atomic::fetch_or(self.cell(cell), bits) }
+    }
+
+    #[inline(always)]
+    fn replace(self, cell: usize, old: u64, new: u64) -> bool {
+        // SAFETY: a cell of the map.
+        unsafe { atomic::compare_and_swap(self.cell(cell), old, new) }
+    }
+}
+
+/// The low half of a cell.
+#[inline(always)]
+const fn low(cell: *mut u64) -> *mut u32 {
+    const { assert!(cfg!(target_endian = "little"), "the other half is the low one") };
+    cell.cast()
+}
+
+/// The word of an entry in its map. Only valid for the program run that looked it up: until that ends it is that flow's.
+#[derive(Clone, Copy)]
+pub struct KernelEntry(*mut u64);
 
 impl KernelEntry {
-    /// An entry that a packet's flow was found to have.
+    /// An entry that a packet's flow was found to have, if it has one.
     #[inline(always)]
-    pub fn found(pointer: *mut FlowEntry) -> Self {
-        let entry = Self(pointer);
+    fn found(word: *mut u64) -> Option<Self> {
+        if word.is_null() {
+            return None;
+        }
+        let entry = Self(word);
         if explaining() {
-            // SAFETY: the pointer is to a value of the map; an aligned load of one word.
-            let opened = unsafe { ptr::read_volatile(&raw const (*pointer).opened) };
+            // SAFETY: an aligned load of half a cell of the map.
+            let opened = unsafe { ptr::read_volatile(entry.opened()) };
             explain(|explanation| {
                 (explanation.entry_word, explanation.opened) = (entry.word().0, opened);
                 explanation.seen |= explained::ENTRY;
             });
         }
-        entry
+        Some(entry)
+    }
+
+    #[inline(always)]
+    fn opened(self) -> *mut u32 {
+        // SAFETY: a bucket has these cells side by side, and the verifier looks after it.
+        low(unsafe { self.0.byte_add(WORD_TO_OPENED) })
     }
 }
 
 impl Entry for KernelEntry {
     #[inline(always)]
     fn word(&self) -> FlowWord {
-        // SAFETY: the pointer is to a value of the map. The entry may be deleted, or even be another flow's by now, but it
-        // stays a value of the map for as long as the program runs.
-        FlowWord(unsafe { ptr::read_volatile(&raw const (*self.0).word.0) })
-    }
-
-    #[inline(always)]
-    fn tag(&self) -> u32 {
-        // SAFETY: as above; an aligned load of one word.
-        unsafe { ptr::read_volatile(&raw const (*self.0).tag) }
+        // SAFETY: an aligned load of a cell of the map.
+        FlowWord(unsafe { ptr::read_volatile(self.0) })
     }
 
     #[inline(always)]
@@ -64,8 +163,8 @@ impl Entry for KernelEntry {
         if explaining() {
             return true;
         }
-        // SAFETY: as above; values are aligned to 8 bytes.
-        unsafe { atomic::compare_and_swap(&raw mut (*self.0).word.0, old.0, new.0) }
+        // SAFETY: a cell of the map.
+        unsafe { atomic::compare_and_swap(self.0, old.0, new.0) }
     }
 
     #[inline(always)]
@@ -74,31 +173,49 @@ impl Entry for KernelEntry {
             explain(|explanation| explanation.seen |= explained::REPLACED);
             return;
         }
-        // SAFETY: as above; an aligned store of one word.
-        unsafe { ptr::write_volatile(&raw mut (*self.0).opened, opened) }
+        // SAFETY: an aligned store to half a cell of the map.
+        unsafe { ptr::write_volatile(self.opened(), opened) }
     }
 }
 
-/// Enters a flow, if there is room and it has no entry. Whether it did.
-#[inline(always)]
-pub fn insert<K>(map: &HashMap<K, FlowEntry>, key: &K, entry: &FlowEntry) -> bool {
-    if explaining() {
-        explain(|explanation| explanation.seen |= explained::ENTERED);
-        return true;
-    }
-    map.insert(key, entry, u64::from(BPF_NOEXIST)).is_ok()
+macro_rules! functions {
+    ($table:ident, $key:ty, $find:ident, $find_word:ident, $insert:ident, $enter:ident) => {
+        /// The entry of a flow.
+        #[inline(always)]
+        pub fn $find(key: &$key, hash: u32) -> Option<KernelEntry> {
+            KernelEntry::found($find_word(key, hash))
+        }
+
+        // A function of its own, which has little on the stack.
+        #[inline(never)]
+        fn $find_word(key: &$key, hash: u32) -> *mut u64 {
+            let place = flow_table::find(&$table, key, hash);
+            place.map_or(ptr::null_mut(), |place| place.bucket.cell(place.index))
+        }
+
+        /// Enters a flow, if there is room and it has no entry. Whether it did.
+        #[inline(always)]
+        pub fn $insert(key: &$key, hash: u32, entry: &FlowEntry) -> bool {
+            if explaining() {
+                explain(|explanation| explanation.seen |= explained::ENTERED);
+                return true;
+            }
+            $enter(key, hash, entry.word.0, entry.opened) != 0
+        }
+
+        // A global function to the verifier, which looks through its loops once.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $enter(key: *const $key, hash: u32, word: u64, opened: u32) -> u32 {
+            // SAFETY: the verifier sees to it that a whole key is there, or nothing.
+            let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+            flow_table::insert(&$table, key, hash, &FlowEntry { word: FlowWord(word), opened }).into()
+        }
+    };
 }
 
-/// Deletes the entry of a flow, if it has one.
-#[inline(always)]
-pub fn remove<K>(map: &HashMap<K, FlowEntry>, key: &K) {
-    if explaining() {
-        explain(|explanation| explanation.seen |= explained::REPLACED);
-        return;
-    }
-    // An entry that is gone already is what was wanted.
-    let _ = map.remove(key);
-}
+functions!(TABLE_V4, FlowKeyV4, find_v4, find_word_v4, insert_v4, weir_enter_v4);
+functions!(TABLE_V6, FlowKeyV6, find_v6, find_word_v6, insert_v6, weir_enter_v6);
 
 /// Adds to a counter that all CPUs share. What it was before; 0 if there is none at `index`.
 #[inline(always)]
@@ -106,35 +223,4 @@ pub fn fetch_add(map: &Array<u64>, index: u32, addend: u64) -> u64 {
     let Some(counter) = map.get_ptr_mut(index) else { return 0 };
     // SAFETY: the pointer is to an aligned element.
     unsafe { atomic::fetch_add(counter, addend) }
-}
-
-/// Deletes the entries that the frame names, of IPv4 flows or of IPv6 flows, unless they have changed since they were
-/// judged. How many it deleted.
-#[inline(always)]
-pub fn bury<F: Frame>(frame: &F, ipv6: bool) -> u32 {
-    let mut buried = 0;
-    for index in 0..BURIALS {
-        let done = if ipv6 {
-            let Some(burial) = frame.at::<BurialV6>(index * size_of::<BurialV6>()) else { break };
-            bury_one::<FlowKeyV6>(&FLOWS_V6, bytemuck::cast(burial.key), burial.word)
-        } else {
-            let Some(burial) = frame.at::<BurialV4>(index * size_of::<BurialV4>()) else { break };
-            bury_one::<FlowKeyV4>(&FLOWS_V4, bytemuck::cast(burial.key), burial.word)
-        };
-        buried += u32::from(done);
-    }
-    buried
-}
-
-#[inline(always)]
-fn bury_one<K: Copy>(map: &HashMap<K, FlowEntry>, key: K, judged: [u8; 8]) -> bool {
-    let judged = FlowWord(u64::from_ne_bytes(judged));
-    let Some(entry) = map.get_ptr_mut(key).map(KernelEntry) else { return false };
-    if !tracking::bury(&entry, judged) {
-        return false;
-    }
-    if !judged.is_closed() && !judged.is_buried() {
-        count_live(judged.backend(), false);
-    }
-    map.remove(key).is_ok()
 }

@@ -39,19 +39,6 @@ pub fn weir_decap(context: XdpContext) -> u32 {
     finish(verdict)
 }
 
-/// Deletes entries of the IPv4 flow table. No device runs it: the controller does, with the entries that it has judged in
-/// place of a packet.
-#[xdp(frags)]
-pub fn weir_bury_v4(context: XdpContext) -> u32 {
-    flows::bury(&XdpFrame::new(&context), false)
-}
-
-/// The same for the IPv6 flow table.
-#[xdp(frags)]
-pub fn weir_bury_v6(context: XdpContext) -> u32 {
-    flows::bury(&XdpFrame::new(&context), true)
-}
-
 /// Counts the verdict and turns it into the kernel's.
 #[inline(always)]
 fn finish(verdict: Verdict) -> u32 {

@@ -22,7 +22,7 @@ use lb_common::{
 
 use crate::{
     endpoints::{find_reverse, find_service},
-    flows::{FLOWS_V4, FLOWS_V6, KernelEntry, fetch_add, insert, remove},
+    flows::{self, KernelEntry, fetch_add},
 };
 
 /// What the controller loaded this program with; replaced before loading, constant to the verifier.
@@ -68,7 +68,7 @@ static TURNS: Array<u64> = Array::with_max_entries(1, 0);
 
 /// Live entries of the flow tables, by backend id.
 #[map]
-static FLOW_COUNTS: Array<u64> = Array::with_max_entries(1, 0);
+static FLOW_COUNTS: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// What happened in the flow tables, by [`FlowEvent`] number.
 #[map]
 static FLOW_EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(FLOW_COUNTERS, 0);
@@ -119,12 +119,6 @@ fn count(map: &PerCpuArray<u64>, index: u32) {
         // SAFETY: the pointer is to this CPU's copy, and programs on one CPU don't interrupt each other.
         unsafe { *counter += 1 }
     }
-}
-
-/// Counts one live entry of a backend more, or one less.
-#[inline(always)]
-pub fn count_live(backend: u32, more: bool) {
-    fetch_add(&FLOW_COUNTS, backend, if more { 1 } else { u64::MAX });
 }
 
 /// Sends the packet out of the device at egress `index`.
@@ -287,33 +281,23 @@ impl Tables for KernelTables<'_> {
     }
 
     #[inline(always)]
-    fn flow_v4(&self, key: &FlowKeyV4) -> Option<KernelEntry> {
-        FLOWS_V4.get_ptr_mut(key).map(KernelEntry::found)
+    fn flow_v4(&self, key: &FlowKeyV4, hash: u32) -> Option<KernelEntry> {
+        flows::find_v4(key, hash)
     }
 
     #[inline(always)]
-    fn flow_v6(&self, key: &FlowKeyV6) -> Option<KernelEntry> {
-        FLOWS_V6.get_ptr_mut(key).map(KernelEntry::found)
+    fn flow_v6(&self, key: &FlowKeyV6, hash: u32) -> Option<KernelEntry> {
+        flows::find_v6(key, hash)
     }
 
     #[inline(always)]
-    fn insert_flow_v4(&self, key: &FlowKeyV4, entry: &FlowEntry) -> bool {
-        insert(&FLOWS_V4, key, entry)
+    fn insert_flow_v4(&self, key: &FlowKeyV4, hash: u32, entry: &FlowEntry) -> bool {
+        flows::insert_v4(key, hash, entry)
     }
 
     #[inline(always)]
-    fn insert_flow_v6(&self, key: &FlowKeyV6, entry: &FlowEntry) -> bool {
-        insert(&FLOWS_V6, key, entry)
-    }
-
-    #[inline(always)]
-    fn remove_flow_v4(&self, key: &FlowKeyV4) {
-        remove(&FLOWS_V4, key);
-    }
-
-    #[inline(always)]
-    fn remove_flow_v6(&self, key: &FlowKeyV6) {
-        remove(&FLOWS_V6, key);
+    fn insert_flow_v6(&self, key: &FlowKeyV6, hash: u32, entry: &FlowEntry) -> bool {
+        flows::insert_v6(key, hash, entry)
     }
 
     #[inline(always)]
@@ -324,7 +308,7 @@ impl Tables for KernelTables<'_> {
     #[inline(always)]
     fn count_live(&self, backend: u32, more: bool) {
         if !explaining() {
-            count_live(backend, more);
+            fetch_add(&FLOW_COUNTS, backend, if more { 1 } else { u64::MAX });
         }
     }
 

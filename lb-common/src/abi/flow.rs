@@ -1,8 +1,8 @@
-//! The flow tables: their keys and entries, and what deletes these.
+//! The flow tables: their keys, entries and buckets.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::MAX_BACKEND_ID;
+use super::{MAX_BACKEND_ID, NO_BACKEND};
 
 /// Entries of the flow-table counters ([`crate::tracking::FlowEvent`]), with room for more.
 pub const FLOW_COUNTERS: u32 = 16;
@@ -49,7 +49,7 @@ pub mod flow_flags {
     pub const FIN_BACK: u8 = 1 << 2;
     /// The last that was seen is an RST.
     pub const RESET: u8 = 1 << 3;
-    /// About to be deleted, and as good as not there. Nothing changes such an entry any more.
+    /// Taken out, and as good as not there. Nothing changes such an entry any more, until its place is given back.
     pub const BURIED: u8 = 1 << 7;
 }
 
@@ -67,6 +67,12 @@ pub mod flow_flags {
 pub struct FlowWord(pub u64);
 
 impl FlowWord {
+    /// That of a place where no entry is.
+    pub const FREE: Self = Self(0);
+
+    /// That of a place where an entry is about to be.
+    pub const CLAIMED: Self = Self::new(NO_BACKEND, flow_flags::BURIED, 0);
+
     /// A flow of `backend` with these [`flow_flags`], last seen at `seen`, in seconds of the monotonic clock.
     #[must_use]
     #[inline(always)]
@@ -104,11 +110,18 @@ impl FlowWord {
         self.flags() & (flow_flags::FIN | flow_flags::RESET) != 0
     }
 
-    /// Whether the entry is about to be deleted.
+    /// Whether the entry was taken out, or is not there yet.
     #[must_use]
     #[inline(always)]
     pub const fn is_buried(self) -> bool {
         self.flags() & flow_flags::BURIED != 0
+    }
+
+    /// Whether this is the word of an entry that packets find.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_entry(self) -> bool {
+        self.0 != Self::FREE.0 && !self.is_buried()
     }
 
     /// The same with more [`flow_flags`].
@@ -119,45 +132,28 @@ impl FlowWord {
     }
 }
 
-/// An entry of the flow table: its value.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+/// An entry of the flow table, without its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowEntry {
     /// The flow's backend and state.
     pub word: FlowWord,
     /// When the flow was opened or, where that was not seen, learnt: seconds of the monotonic clock.
     pub opened: u32,
-    /// Hash of the flow, by which a packet finds that the entry is another flow's by now.
-    pub tag: u32,
 }
 
-/// A judged entry of an IPv4 flow, on its way to the program `weir_bury_v4`: deleted if its word is still this one.
-#[repr(C)]
+/// A bucket of the table of IPv4 flows: a line of memory. See [`crate::flow_table`].
+#[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct BurialV4 {
-    /// The flow, a [`FlowKeyV4`]; in bytes, since it travels as a packet and packets are not aligned.
-    pub key: [u8; 16],
-    /// Its [`FlowWord`] as it was judged, in the machine's byte order; all 0 is no burial.
-    pub word: [u8; 8],
-}
+pub struct FlowBucketV4(pub [u64; 8]);
 
-/// A judged entry of an IPv6 flow; see [`BurialV4`].
-#[repr(C)]
+/// A bucket of the table of IPv6 flows: two lines of memory.
+#[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct BurialV6 {
-    /// The flow, a [`FlowKeyV6`].
-    pub key: [[u8; 8]; 5],
-    /// Its [`FlowWord`] as it was judged, in the machine's byte order; all 0 is no burial.
-    pub word: [u8; 8],
-}
-
-/// Most burials that one run of the programs does.
-pub const BURIALS: usize = 32;
+pub struct FlowBucketV6(pub [u64; 16]);
 
 const _: () = {
     assert!(size_of::<FlowKeyV4>() == 16);
     assert!(size_of::<FlowKeyV6>() == 40);
-    assert!(size_of::<FlowEntry>() == 16);
-    assert!(size_of::<BurialV4>() == 24);
-    assert!(size_of::<BurialV6>() == 48);
+    assert!(size_of::<FlowBucketV4>() == 64);
+    assert!(size_of::<FlowBucketV6>() == 128);
 };

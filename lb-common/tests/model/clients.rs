@@ -129,7 +129,10 @@ impl Model {
             reroute: self.settings.on_down == OnDown::Reroute,
             reset: self.settings.on_down == OnDown::Reset,
         };
-        owner(&PacketFlow { model: self, client, slot, opens: segment.opens }, slot, policy, segment)
+        self.packets.set(self.packets.get() + 1);
+        let owner = owner(&PacketFlow { model: self, client, slot, opens: segment.opens }, slot, policy, segment);
+        self.packets.set(self.packets.get() - 1);
+        owner
     }
 
     /// A SYN, or the first datagram.
@@ -201,7 +204,9 @@ impl Model {
             self.update(client, |state| state.closed_behind = true);
         }
         if slot.tracked() {
+            self.packets.set(self.packets.get() + 1);
             closed_from_behind(&PacketFlow { model: self, client, slot, opens: false }, state.backend, told);
+            self.packets.set(self.packets.get() - 1);
         }
     }
 

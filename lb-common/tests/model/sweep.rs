@@ -4,7 +4,7 @@
 use lb_common::{
     abi::FlowWord,
     settling::{Keep, end_of},
-    tracking::{Flow, bury},
+    tracking::{Flow as _, bury},
 };
 
 use super::{Broken, IDS, Model, SLOTS, table::PacketFlow};
@@ -48,6 +48,10 @@ impl Model {
                 self.bury(client, word);
             }
         } else {
+            // While a packet is on its way this would wait: here the next sweep does it.
+            if self.packets.get() == 0 {
+                self.table.clear();
+            }
             self.note(|| "the sweep ends".to_owned());
             return self.settle(&sweep);
         }
@@ -90,7 +94,7 @@ impl Model {
         }
     }
 
-    /// What the kernel does with an entry that was judged to be over.
+    /// Takes out an entry that was judged to be over.
     fn bury(&self, client: usize, judged: FlowWord) {
         let flow = PacketFlow { model: self, client, slot: self.slots[Self::slot_of(client)].get(), opens: false };
         let Some(entry) = flow.element() else { return };
@@ -99,10 +103,13 @@ impl Model {
             _ => judged,
         };
         if bury(&entry, judged) {
-            if !judged.is_closed() && !judged.is_buried() {
+            if !judged.is_closed() {
                 flow.count_live(judged.backend(), false);
             }
-            flow.remove();
+            self.table.take_out(client);
+            if self.broken == Some(Broken::ClearedTooEarly) {
+                self.table.clear();
+            }
         }
     }
 }

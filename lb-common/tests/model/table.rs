@@ -1,5 +1,5 @@
-//! The flow table: elements that are used again at once, like those of a preallocated BPF hash, so that a reference into it
-//! may come to be one to another flow's entry.
+//! The flow table: elements that are used again at once when they are given back, so that a reference into it may come to be
+//! one to another flow's entry where that is too early.
 
 use std::cell::{Cell, RefCell};
 
@@ -14,9 +14,10 @@ use super::{Broken, Model, Scheduler};
 pub struct Table {
     words: Vec<Cell<FlowWord>>,
     opened: Vec<Cell<u32>>,
-    tags: Vec<Cell<u32>>,
     places: Vec<Cell<Option<usize>>>,
     free: RefCell<Vec<usize>>,
+    /// Places of entries that were taken out.
+    buried: RefCell<Vec<usize>>,
 }
 
 impl Table {
@@ -24,9 +25,9 @@ impl Table {
         Self {
             words: vec![Cell::new(FlowWord(0)); capacity],
             opened: vec![Cell::new(0); capacity],
-            tags: vec![Cell::new(u32::MAX); capacity],
             places: vec![Cell::new(None); clients],
             free: RefCell::new((0..capacity).collect()),
+            buried: RefCell::default(),
         }
     }
 
@@ -41,14 +42,17 @@ impl Table {
 
     pub fn entry_of(&self, client: usize) -> Option<FlowEntry> {
         let place = self.places[client].get()?;
-        let (word, opened, tag) = (self.words[place].get(), self.opened[place].get(), self.tags[place].get());
-        Some(FlowEntry { word, opened, tag })
+        Some(FlowEntry { word: self.words[place].get(), opened: self.opened[place].get() })
     }
 
-    pub fn delete(&self, client: usize) {
-        if let Some(place) = self.places[client].take() {
-            self.free.borrow_mut().push(place);
-        }
+    /// Nobody finds the client's entry any more.
+    pub fn take_out(&self, client: usize) {
+        self.buried.borrow_mut().extend(self.places[client].take());
+    }
+
+    /// Gives back the places of all entries that were taken out.
+    pub fn clear(&self) {
+        self.free.borrow_mut().append(&mut self.buried.borrow_mut());
     }
 
     fn insert(&self, client: usize, entry: &FlowEntry) -> bool {
@@ -58,7 +62,6 @@ impl Table {
         let Some(place) = self.free.borrow_mut().pop() else { return false };
         self.words[place].set(entry.word);
         self.opened[place].set(entry.opened);
-        self.tags[place].set(entry.tag);
         self.places[client].set(Some(place));
         true
     }
@@ -92,10 +95,6 @@ impl<'a> PacketFlow<'a> {
 
 impl<'a> Flow for PacketFlow<'a> {
     type Entry = Element<'a>;
-
-    fn tag(&self) -> u32 {
-        self.client as u32
-    }
 
     fn now(&self) -> u32 {
         self.model.now.get()
@@ -133,11 +132,6 @@ impl<'a> Flow for PacketFlow<'a> {
         self.model.table.insert(self.client, entry) || claims
     }
 
-    fn remove(&self) {
-        self.model.interrupt();
-        self.model.table.delete(self.client);
-    }
-
     fn count_live(&self, backend: u32, more: bool) {
         let count = &self.model.live[backend as usize];
         count.set(count.get() + if more { 1 } else { -1 });
@@ -154,11 +148,6 @@ impl Entry for Element<'_> {
     fn word(&self) -> FlowWord {
         self.model.interrupt();
         self.model.table.words[self.place].get()
-    }
-
-    fn tag(&self) -> u32 {
-        self.model.interrupt();
-        self.model.table.tags[self.place].get()
     }
 
     fn replace(&self, old: FlowWord, new: FlowWord) -> bool {

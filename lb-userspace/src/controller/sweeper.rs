@@ -77,7 +77,7 @@ struct Running {
     stop: Stop,
 }
 
-/// Set once a sweep must not delete anything more. Held while it does.
+/// Set once a sweep must not take anything out or give a place back any more: then another may. Held while it does.
 type Stop = Arc<Mutex<bool>>;
 
 impl Sweeper {
@@ -295,8 +295,17 @@ impl FlowTable for Stoppable {
         self.table.slot(index)
     }
 
-    fn bury(&mut self, entries: &[(FlowKey, FlowWord)]) -> Result<u64> {
+    fn bury(&mut self, key: &FlowKey, judged: FlowWord) -> Result<bool> {
         let stopped = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
-        if *stopped { Ok(0) } else { self.table.bury(entries) }
+        Ok(!*stopped && self.table.bury(key, judged)?)
+    }
+
+    fn wait(&self) {
+        self.table.wait();
+    }
+
+    fn clear(&mut self) -> Result<bool> {
+        let stopped = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(!*stopped && self.table.clear()?)
     }
 }

@@ -12,13 +12,10 @@ use std::{
     path::Path,
 };
 
-use bytemuck::{Pod, Zeroable};
 use libc::c_uint;
 
 const BPF_MAP_LOOKUP_ELEM: c_uint = 1;
 const BPF_OBJ_GET: c_uint = 7;
-const BPF_PROG_TEST_RUN: c_uint = 10;
-const BPF_MAP_LOOKUP_BATCH: c_uint = 24;
 const BPF_LINK_DETACH: c_uint = 34;
 
 #[repr(C)]
@@ -40,39 +37,6 @@ struct LookUp {
     key: u64,
     value: u64,
     flags: u64,
-}
-
-#[repr(C)]
-struct LookUpBatch {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map_fd: RawFd,
-    elem_flags: u64,
-    flags: u64,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Zeroable)]
-struct TestRun {
-    prog_fd: RawFd,
-    retval: u32,
-    data_size_in: u32,
-    data_size_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-    ctx_size_in: u32,
-    ctx_size_out: u32,
-    ctx_in: u64,
-    ctx_out: u64,
-    flags: u32,
-    cpu: u32,
-    batch_size: u32,
-    pad: u32,
 }
 
 /// Detaches the link that is pinned at `pin`, which stays as the pin of a link that does nothing. When this returns the
@@ -117,83 +81,6 @@ pub(super) fn wait_for_programs() {
     if answer < 0 {
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
-}
-
-/// What a look-up of a batch came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Batch {
-    /// Entries that were read.
-    pub count: usize,
-    /// What follows them.
-    pub then: Then,
-}
-
-/// What follows a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Then {
-    /// More, from this place of the map on.
-    More(u32),
-    /// Nothing: these were the last.
-    End,
-    /// A bucket that `keys` and `values` have no room for, not even alone.
-    TooBig,
-}
-
-/// Reads entries of a hash map from the bucket `from` on (`None` is the first), as many as there is room for, bucket by
-/// bucket: those of one bucket are read together.
-///
-/// # Safety
-/// `K` and `V` are the map's key and value.
-///
-/// # Errors
-/// The kernel refuses: before 5.6 it can't.
-pub(super) unsafe fn look_up_batch<K: Pod, V: Pod>(
-    map: BorrowedFd<'_>,
-    from: Option<u32>,
-    keys: &mut [K],
-    values: &mut [V],
-) -> io::Result<Batch> {
-    let room = keys.len().min(values.len());
-    let mut to = 0_u32;
-    let mut look_up = LookUpBatch {
-        in_batch: from.as_ref().map_or(0, address),
-        out_batch: (&raw mut to).addr() as u64,
-        keys: keys.as_mut_ptr().addr() as u64,
-        values: values.as_mut_ptr().addr() as u64,
-        count: u32::try_from(room).map_err(io::Error::other)?,
-        map_fd: map.as_raw_fd(),
-        elem_flags: 0,
-        flags: 0,
-    };
-    // SAFETY: the fields are the command's. The caller's map has keys and values of these types, which any bytes are valid
-    // for; the kernel writes no more than `count` of each, and one `u32` for the place.
-    let done = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut look_up) };
-    let count = look_up.count as usize;
-    match done {
-        Ok(_) => Ok(Batch { count, then: Then::More(to) }),
-        Err(error) => match error.raw_os_error() {
-            Some(libc::ENOENT) => Ok(Batch { count, then: Then::End }),
-            Some(libc::ENOSPC) => Ok(Batch { count, then: Then::TooBig }),
-            _ => Err(error),
-        },
-    }
-}
-
-/// Runs `program` once, over `packet`. What it returned.
-///
-/// # Errors
-/// The kernel refuses, as for a packet that is shorter than an Ethernet header.
-pub(super) fn run(program: BorrowedFd<'_>, packet: &[u8]) -> io::Result<u32> {
-    let mut run = TestRun {
-        prog_fd: program.as_raw_fd(),
-        data_size_in: u32::try_from(packet.len()).map_err(io::Error::other)?,
-        data_in: packet.as_ptr().addr() as u64,
-        repeat: 1,
-        ..TestRun::zeroed()
-    };
-    // SAFETY: the fields are the command's, and `packet` is as long as it is told. Nothing else is pointed to.
-    unsafe { bpf(BPF_PROG_TEST_RUN, &mut run) }?;
-    Ok(run.retval)
 }
 
 fn address<T>(value: &T) -> u64 {

@@ -27,7 +27,7 @@ impl Explainer {
         capacity: &Capacity,
         pins: &Pins,
     ) -> anyhow::Result<Self> {
-        let (constants, explaining) = (Constants::of(settings, capacity), 1_u32);
+        let (constants, explaining) = (Constants::of(settings, capacity, Residence::Pinned(pins)), 1_u32);
         let mut loader = EbpfLoader::new();
         loader.override_global("EXPLAINING", &explaining, true);
         prepare(&mut loader, &constants, capacity, Residence::Pinned(pins));

@@ -74,8 +74,13 @@ impl<T: Pod> Mapped<T> {
         Ok(())
     }
 
-    /// The words of the element at `index`.
-    fn words(&self, index: u32) -> anyhow::Result<&[AtomicU64]> {
+    /// The only word of the element at `index`, to be changed beside others.
+    pub(super) fn word(&self, index: u32) -> anyhow::Result<&AtomicU64> {
+        self.words(index)?.first().context("an element without words")
+    }
+
+    /// The words of the element at `index`, to be changed beside others.
+    pub(super) fn words(&self, index: u32) -> anyhow::Result<&[AtomicU64]> {
         #[expect(clippy::cast_ptr_alignment, reason = "a mapping starts on a page")]
         let words = self.memory.as_mut_ptr().cast::<AtomicU64>();
         // SAFETY: the mapping is so many words long, starts on a page, is shared with the kernel and lives as long as

@@ -15,17 +15,17 @@ use bytemuck::{Pod, Zeroable as _};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::{
     abi::{
-        self, Backend, Egress, FlowEntry, FlowKeyV4, FlowKeyV6, HandshakeTimes, NextHop, Reverse, Ring, Service,
-        Settings, Traffic, WantedNeighbour, kinds, steady,
+        self, Backend, Egress, HandshakeTimes, NextHop, Reverse, Ring, Service, Settings, Traffic, WantedNeighbour,
+        kinds, steady,
     },
-    index,
+    flow_table, index,
     reason::Reason,
     tracking::FlowEvent,
 };
 
 use super::{
     bpf::wait_for_programs,
-    flows::{Entries, KernelFlows, Undertakers},
+    flows::{Flows, KernelFlows},
     index::Index,
     mapped::Mapped,
     services::{self, Services},
@@ -51,10 +51,11 @@ pub(super) const TABLES: [&str; 13] = [
 ];
 
 /// The other maps.
-const OTHERS: [&str; 13] = [
+const OTHERS: [&str; 14] = [
     "SETTINGS",
     "FLOWS_V4",
     "FLOWS_V6",
+    "FLOW_ENTRIES",
     "FLOW_COUNTS",
     "FLOW_EVENTS",
     "RINGS",
@@ -83,8 +84,8 @@ pub(super) fn sizes(capacity: &Capacity) -> [(&'static str, u32); 20] {
         ("SLOTS", capacity.slots),
         ("STEADY", steady::elements(capacity.slots)),
         ("BACKENDS", capacity.backend_ids),
-        ("FLOWS_V4", capacity.flows),
-        ("FLOWS_V6", capacity.flows),
+        ("FLOWS_V4", flow_table::buckets(capacity.flows)),
+        ("FLOWS_V6", flow_table::buckets(capacity.flows)),
         ("FLOW_COUNTS", capacity.backend_ids),
         ("RINGS", capacity.service_ids),
         ("TURNS", capacity.service_ids),
@@ -127,9 +128,7 @@ pub(super) struct Maps {
     vips: Vips,
     backends: Mapped<Backend>,
     rings: Mapped<Ring>,
-    flows_v4: HashMap<MapData, Wire<FlowKeyV4>, Wire<FlowEntry>>,
-    flows_v6: HashMap<MapData, Wire<FlowKeyV6>, Wire<FlowEntry>>,
-    flow_counts: Array<MapData, u64>,
+    flows: Flows,
     flow_events: PerCpuArray<MapData, u64>,
     turns: Array<MapData, u64>,
     handshake_times: PerCpuArray<MapData, Wire<HandshakeTimes>>,
@@ -147,8 +146,8 @@ pub(super) struct Maps {
 impl Maps {
     /// Takes the maps out of the loaded object.
     ///
-    /// `seed` is what packets hash endpoints by.
-    pub(super) fn take(ebpf: &mut Ebpf, seed: [u64; 2]) -> anyhow::Result<Self> {
+    /// `seed` is what packets hash endpoints and flows by; each flow table has room for `most_flows`.
+    pub(super) fn take(ebpf: &mut Ebpf, seed: [u64; 2], most_flows: u32) -> anyhow::Result<Self> {
         let services = Services::new(
             Mapped::new(&take(ebpf, "SERVICES")?)?,
             Mapped::new(&take(ebpf, "SERVICE_INDEX")?)?,
@@ -157,6 +156,14 @@ impl Maps {
             seed,
             Box::new(wait_for_programs),
         );
+        let flows = Flows {
+            v4: Mapped::new(&take(ebpf, "FLOWS_V4")?)?,
+            v6: Mapped::new(&take(ebpf, "FLOWS_V6")?)?,
+            entries: Mapped::new(&take(ebpf, "FLOW_ENTRIES")?)?,
+            counts: Mapped::new(&take(ebpf, "FLOW_COUNTS")?)?,
+            most: most_flows,
+            seed,
+        };
         Ok(Self {
             services,
             settings: take(ebpf, "SETTINGS")?,
@@ -164,9 +171,7 @@ impl Maps {
             vips: Vips { v4: take(ebpf, "VIPS_V4")?, v6: take(ebpf, "VIPS_V6")? },
             backends: Mapped::new(&take(ebpf, "BACKENDS")?)?,
             rings: Mapped::new(&take(ebpf, "RINGS")?)?,
-            flows_v4: take(ebpf, "FLOWS_V4")?,
-            flows_v6: take(ebpf, "FLOWS_V6")?,
-            flow_counts: take(ebpf, "FLOW_COUNTS")?,
+            flows,
             flow_events: take(ebpf, "FLOW_EVENTS")?,
             turns: take(ebpf, "TURNS")?,
             handshake_times: take(ebpf, "HANDSHAKE_TIMES")?,
@@ -259,14 +264,14 @@ impl Maps {
             Write::Backend(id, backend) => {
                 if self.backends.read(*id)?.mode == abi::mode::NONE {
                     // Entries that its predecessor left behind were counted off when they were deleted, after it was.
-                    self.flow_counts.set(*id, 0, 0)?;
+                    self.flows.counts.store(*id, &0)?;
                 }
                 self.backends.store(*id, backend)
             }
             Write::ClearBackend(id) => {
                 clear(&mut self.backend_traffic, *id, Traffic::default())?;
                 clear(&mut self.handshake_times, *id, HandshakeTimes::default())?;
-                self.flow_counts.set(*id, 0, 0)?;
+                self.flows.counts.store(*id, &0)?;
                 let service = self.backends.read(*id)?.service;
                 self.backends.store(*id, &Backend::zeroed())?;
                 self.services.backend_left(service)
@@ -342,7 +347,7 @@ impl Maps {
         for &id in backends {
             counters.backends.insert(id, sum(&self.backend_traffic.get(&id, 0)?));
             counters.handshakes.insert(id, sum_of_times(&self.handshake_times.get(&id, 0)?));
-            counters.live_flows.insert(id, self.flow_counts.get(&id, 0)?);
+            counters.live_flows.insert(id, self.flows.counts.read(id)?);
         }
         for &reason in Reason::ALL {
             counters.reasons.push(self.reasons.get(&(reason as u32), 0)?.iter().sum());
@@ -353,14 +358,14 @@ impl Maps {
         Ok(counters)
     }
 
-    /// The flow tables, for one sweep that reads `batch` entries at once.
-    pub(super) fn flow_table(&self, undertakers: Undertakers, batch: usize) -> anyhow::Result<KernelFlows> {
-        Ok(KernelFlows {
-            v4: Entries::of(&self.flows_v4, batch)?,
-            v6: Entries::of(&self.flows_v6, batch)?,
-            slots: self.services.slots().clone(),
-            undertakers,
-        })
+    /// The flow tables.
+    pub(super) fn flows(&self) -> &Flows {
+        &self.flows
+    }
+
+    /// The flow tables, for one sweep.
+    pub(super) fn flow_table(&self) -> KernelFlows {
+        KernelFlows::new(self.flows.clone(), self.services.slots().clone())
     }
 }
 

@@ -14,7 +14,6 @@ mod settings;
 
 use std::{
     net::IpAddr,
-    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -26,13 +25,14 @@ use aya::{
 };
 use lb_common::{
     abi::{self, OuterV4, OuterV6, Settings},
+    flow_table,
     index::places as index_of,
 };
 use tracing::info;
 
 pub(crate) use attach::{Link, attach};
 use explain::Explainer;
-use flows::Undertakers;
+pub use flows::Flows;
 pub(crate) use maps::take;
 use maps::{Maps, Wire};
 use memory::Memory;
@@ -46,9 +46,6 @@ use crate::{
 
 /// Name of the balancer's program in the object.
 const PROGRAM: &str = "weir";
-
-/// Names of the programs that delete from the flow tables of IPv4 and IPv6.
-const UNDERTAKERS: [&str; 2] = ["weir_bury_v4", "weir_bury_v6"];
 
 /// Entries at most of what a program on trial has of its own: enough for the packets that it is tried with.
 const TRIAL_ENTRIES: u32 = 4096;
@@ -180,16 +177,13 @@ impl Kernel {
         capacity: &Capacity,
         residence: Residence<'_>,
     ) -> anyhow::Result<Self> {
-        let constants = Constants::of(settings, capacity);
+        let constants = Constants::of(settings, capacity, residence);
         let mut loader = EbpfLoader::new();
         prepare(&mut loader, &constants, capacity, residence);
         let mut ebpf = loader.load(object).map_err(explain_load)?;
-        for name in [PROGRAM].into_iter().chain(UNDERTAKERS) {
-            let load = program(&mut ebpf, name)?.load().map_err(explain_program);
-            load.with_context(|| format!("cannot load the XDP program {name}"))?;
-        }
+        program(&mut ebpf, PROGRAM)?.load().map_err(explain_program).context("cannot load the XDP program")?;
         let memory = Memory::of(&ebpf)?;
-        let maps = Maps::take(&mut ebpf, settings.seed)?;
+        let maps = Maps::take(&mut ebpf, settings.seed, constants.most_flows)?;
         let (attachments, adopted) = (Vec::new(), false);
         let capacity = *capacity;
         Ok(Self {
@@ -258,20 +252,10 @@ impl Kernel {
         run_once(program(&mut self.ebpf, PROGRAM)?, frame, ingress)
     }
 
-    /// The flow tables for one sweep that reads them by so many entries at once, or by more where a bucket has more: for
-    /// tests and measurements.
-    ///
-    /// # Errors
-    /// There are too many open files.
-    pub fn flow_table_by(&self, batch: usize) -> anyhow::Result<Box<dyn FlowTable>> {
-        let [v4, v6] = UNDERTAKERS.map(|name| self.handle_of(name));
-        Ok(Box::new(self.maps.flow_table(Undertakers { v4: v4?, v6: v6? }, batch)?))
-    }
-
-    /// A handle of the program called `name`, for other threads.
-    fn handle_of(&self, name: &str) -> anyhow::Result<OwnedFd> {
-        let program = self.ebpf.program(name).with_context(|| format!("the object lacks the program {name}"))?;
-        Ok(program.fd()?.as_fd().try_clone_to_owned()?)
+    /// The flow tables, for tests and measurements.
+    #[must_use]
+    pub fn flows(&self) -> &Flows {
+        self.maps.flows()
     }
 
     /// The loaded program, for measurements that call it from a program of their own.
@@ -289,14 +273,19 @@ struct Constants {
     /// Places of the indices less 1.
     service_index: u32,
     reverse_index: u32,
+    /// Buckets of a flow table less 1, and the entries that it has room for.
+    flow_buckets: u32,
+    most_flows: u32,
 }
 
 impl Constants {
-    const fn of(settings: Settings, capacity: &Capacity) -> Self {
+    fn of(settings: Settings, capacity: &Capacity, residence: Residence<'_>) -> Self {
         Self {
             settings: Wire(settings),
             service_index: index_of(capacity.service_ids) - 1,
             reverse_index: index_of(capacity.backend_ids) - 1,
+            flow_buckets: residence.entries("FLOWS_V4", flow_table::buckets(capacity.flows)) - 1,
+            most_flows: residence.entries("FLOWS_V4", capacity.flows),
         }
     }
 }
@@ -306,6 +295,8 @@ fn prepare<'a>(loader: &mut EbpfLoader<'a>, constants: &'a Constants, capacity: 
     loader.override_global("LOADED_SETTINGS", &constants.settings, true);
     loader.override_global("SERVICE_INDEX_MASK", &constants.service_index, true);
     loader.override_global("REVERSE_INDEX_MASK", &constants.reverse_index, true);
+    loader.override_global("FLOW_BUCKETS_MASK", &constants.flow_buckets, true);
+    loader.override_global("MOST_FLOWS", &constants.most_flows, true);
     for (name, entries) in maps::sizes(capacity) {
         loader.map_max_entries(name, residence.entries(name, entries));
     }
@@ -361,7 +352,7 @@ impl Dataplane for Kernel {
     }
 
     fn flow_table(&self) -> anyhow::Result<Box<dyn FlowTable>> {
-        self.flow_table_by(flows::BATCH)
+        Ok(Box::new(self.maps.flow_table()))
     }
 
     fn memory(&self) -> anyhow::Result<Vec<TableMemory>> {

@@ -15,6 +15,7 @@ use std::{
 
 use lb_common::{
     abi::{FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, Service, SlotWord, protocol},
+    hash,
     settling::End,
 };
 
@@ -39,8 +40,15 @@ pub trait FlowTable: Send {
     /// What a slot holds at this moment.
     fn slot(&self, index: u32) -> Option<SlotWord>;
 
-    /// Deletes those of these entries whose words are still the same. How many it deleted.
-    fn bury(&mut self, entries: &[(FlowKey, FlowWord)]) -> anyhow::Result<u64>;
+    /// Takes out the entry of `key` if its word still is `judged`: packets find it no more. Whether it did.
+    fn bury(&mut self, key: &FlowKey, judged: FlowWord) -> anyhow::Result<bool>;
+
+    /// Returns when no packet is on its way any more that has found an entry before it was buried.
+    fn wait(&self);
+
+    /// Gives back the places of some of the entries that are buried, after [`wait`](Self::wait). Whether there may be
+    /// more.
+    fn clear(&mut self) -> anyhow::Result<bool>;
 }
 
 /// What a sweep has to know besides the flow tables. Nothing of it may change while the sweep goes on, and no slot's
@@ -94,6 +102,15 @@ impl FlowKey {
             Self::V6(key) => (IpAddr::from(key.destination), key.destination_port, key.protocol),
         };
         Endpoint { address, port: u16::from_be_bytes(port), protocol: protocol as u8 }
+    }
+
+    /// The flow hash.
+    #[must_use]
+    pub fn hash(&self, seed: [u64; 2]) -> u64 {
+        match self {
+            Self::V4(k) => hash::flow_v4(seed, k.source, k.destination, k.source_port, k.destination_port, k.protocol),
+            Self::V6(k) => hash::flow_v6(seed, k.source, k.destination, k.source_port, k.destination_port, k.protocol),
+        }
     }
 
     /// Whether it is a TCP connection.

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use lb_common::{
-    abi::{BURIALS, FlowEntry, Service, SlotWord, service_flags},
+    abi::{FlowEntry, Service, SlotWord, service_flags},
     hash,
-    settling::{End, Keep, end_of},
+    settling::{Keep, end_of},
 };
 
 use super::{Census, FlowKey, FlowTable, Surroundings};
@@ -21,47 +21,22 @@ pub fn sweep(table: &mut dyn FlowTable, around: &Surroundings, now: u32) -> anyh
     loop {
         let entries = table.next()?;
         if entries.is_empty() {
-            census.took = began.elapsed();
-            return Ok(census);
+            break;
         }
-        let mut over = Vec::new();
         for (key, entry) in entries {
             let place = Place::of(&key, around, table);
             let slot = place.map(|place| place.slot);
             match end_of(&entry, &keep(&key, place, entry.word.backend(), around), now) {
-                Some(end) => over.push(Judged { key, entry, slot, end }),
-                None => census.count(&key, &entry, slot),
-            }
-        }
-        bury(table, &over, &mut census)?;
-    }
-}
-
-/// An entry that is needed no longer.
-struct Judged {
-    key: FlowKey,
-    entry: FlowEntry,
-    slot: Option<u32>,
-    end: End,
-}
-
-/// Deletes what is `over`, and counts it.
-///
-/// Flows that spoke in between keep their entries. Which ones did is not known: so all count as left, each of them still
-/// names its backend and is in its slot, until the next sweep.
-fn bury(table: &mut dyn FlowTable, over: &[Judged], census: &mut Census) -> anyhow::Result<()> {
-    for batch in over.chunks(BURIALS) {
-        let burials: Vec<_> = batch.iter().map(|judged| (judged.key, judged.entry.word)).collect();
-        let all_gone = table.bury(&burials)? == burials.len() as u64;
-        for judged in batch {
-            if all_gone {
-                *census.ended.entry(judged.end).or_default() += 1;
-            } else {
-                census.count(&judged.key, &judged.entry, judged.slot);
+                Some(end) if table.bury(&key, entry.word)? => *census.ended.entry(end).or_default() += 1,
+                // A flow that spoke in between still names its backend and is in its slot.
+                _ => census.count(&key, &entry, slot),
             }
         }
     }
-    Ok(())
+    table.wait();
+    while table.clear()? {}
+    census.took = began.elapsed();
+    Ok(census)
 }
 
 /// Where a flow is.
@@ -100,15 +75,10 @@ fn keep(key: &FlowKey, place: Option<Place<'_>>, backend: u32, around: &Surround
 
 /// The hash that chooses the slot of a flow.
 fn slot_hash(key: &FlowKey, service: &Service, seed: [u64; 2]) -> u64 {
-    match (key, service.flags & service_flags::HASH_SOURCE != 0) {
-        (FlowKey::V4(k), true) => hash::source_v4(seed, k.source),
-        (FlowKey::V6(k), true) => hash::source_v6(seed, k.source),
-        (FlowKey::V4(k), false) => {
-            hash::flow_v4(seed, k.source, k.destination, k.source_port, k.destination_port, k.protocol)
-        }
-        (FlowKey::V6(k), false) => {
-            hash::flow_v6(seed, k.source, k.destination, k.source_port, k.destination_port, k.protocol)
-        }
+    match key {
+        _ if service.flags & service_flags::HASH_SOURCE == 0 => key.hash(seed),
+        FlowKey::V4(key) => hash::source_v4(seed, key.source),
+        FlowKey::V6(key) => hash::source_v6(seed, key.source),
     }
 }
 

@@ -33,7 +33,7 @@ fn key(v6: bool, client: u8, port: u8, protocol: u8) -> FlowKey {
 }
 
 fn entry(backend: u32, flags: u8, seen: u32, opened: u32) -> FlowEntry {
-    FlowEntry { word: FlowWord::new(backend, flags, seen), opened, tag: 0 }
+    FlowEntry { word: FlowWord::new(backend, flags, seen), opened }
 }
 
 /// A kernel with these flows, and services at the destinations of these flows. The slots hold `words` in turn.

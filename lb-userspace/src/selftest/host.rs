@@ -97,10 +97,6 @@ impl Entry for NoEntry {
         match *self {}
     }
 
-    fn tag(&self) -> u32 {
-        match *self {}
-    }
-
     fn replace(&self, _: FlowWord, _: FlowWord) -> bool {
         match *self {}
     }
@@ -182,19 +178,19 @@ impl lb_common::tables::Tables for Host<'_> {
         self.tables.egresses.get(&index).copied()
     }
 
-    fn flow_v4(&self, _: &FlowKeyV4) -> Option<NoEntry> {
+    fn flow_v4(&self, _: &FlowKeyV4, _: u32) -> Option<NoEntry> {
         None
     }
 
-    fn flow_v6(&self, _: &FlowKeyV6) -> Option<NoEntry> {
+    fn flow_v6(&self, _: &FlowKeyV6, _: u32) -> Option<NoEntry> {
         None
     }
 
-    fn insert_flow_v4(&self, _: &FlowKeyV4, _: &FlowEntry) -> bool {
+    fn insert_flow_v4(&self, _: &FlowKeyV4, _: u32, _: &FlowEntry) -> bool {
         true
     }
 
-    fn insert_flow_v6(&self, _: &FlowKeyV6, _: &FlowEntry) -> bool {
+    fn insert_flow_v6(&self, _: &FlowKeyV6, _: u32, _: &FlowEntry) -> bool {
         true
     }
 
@@ -229,10 +225,6 @@ impl lb_common::tables::Tables for Host<'_> {
     }
 
     // Nothing is counted, remembered or asked for: the packets are not real.
-
-    fn remove_flow_v4(&self, _: &FlowKeyV4) {}
-
-    fn remove_flow_v6(&self, _: &FlowKeyV6) {}
 
     fn note(&self, _: Step) {}
 

@@ -224,19 +224,22 @@ impl FlowTable for FakeFlowTable {
         self.dataplane.kernel().slots.get(&index).copied()
     }
 
-    fn bury(&mut self, entries: &[(FlowKey, FlowWord)]) -> Result<u64> {
+    fn bury(&mut self, key: &FlowKey, judged: FlowWord) -> Result<bool> {
         let kernel = &mut *self.dataplane.kernel();
-        let mut buried = 0;
-        for (key, judged) in entries {
-            let Some(entry) = kernel.flows.get_mut(key) else { continue };
-            if kernel.speaking.contains(key) {
-                entry.word = FlowWord::new(judged.backend(), judged.flags(), judged.seen() + 1);
-            }
-            if entry.word == *judged {
-                kernel.flows.remove(key);
-                buried += 1;
-            }
+        let Some(entry) = kernel.flows.get_mut(key) else { return Ok(false) };
+        if kernel.speaking.contains(key) {
+            entry.word = FlowWord::new(judged.backend(), judged.flags(), judged.seen() + 1);
         }
-        Ok(buried)
+        let unchanged = entry.word == judged;
+        if unchanged {
+            kernel.flows.remove(key);
+        }
+        Ok(unchanged)
+    }
+
+    fn wait(&self) {}
+
+    fn clear(&mut self) -> Result<bool> {
+        Ok(false)
     }
 }

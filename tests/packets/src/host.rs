@@ -128,10 +128,6 @@ impl Entry for HostEntry {
         lock(&self.0).word
     }
 
-    fn tag(&self) -> u32 {
-        lock(&self.0).tag
-    }
-
     fn replace(&self, old: FlowWord, new: FlowWord) -> bool {
         let mut entry = lock(&self.0);
         let is_old = entry.word == old;
@@ -287,30 +283,22 @@ impl lb_common::tables::Tables for HostTables<'_> {
         self.host.backends.get(usize::try_from(id).ok()?)
     }
 
-    fn flow_v4(&self, key: &FlowKeyV4) -> Option<HostEntry> {
+    fn flow_v4(&self, key: &FlowKeyV4, _: u32) -> Option<HostEntry> {
         self.host.memory().flows_v4.get(key).cloned().map(HostEntry)
     }
 
-    fn flow_v6(&self, key: &FlowKeyV6) -> Option<HostEntry> {
+    fn flow_v6(&self, key: &FlowKeyV6, _: u32) -> Option<HostEntry> {
         self.host.memory().flows_v6.get(key).cloned().map(HostEntry)
     }
 
-    fn insert_flow_v4(&self, key: &FlowKeyV4, entry: &FlowEntry) -> bool {
+    fn insert_flow_v4(&self, key: &FlowKeyV4, _: u32, entry: &FlowEntry) -> bool {
         let memory = &mut *self.host.memory();
         insert(&mut memory.flows_v4, memory.room, key, entry)
     }
 
-    fn insert_flow_v6(&self, key: &FlowKeyV6, entry: &FlowEntry) -> bool {
+    fn insert_flow_v6(&self, key: &FlowKeyV6, _: u32, entry: &FlowEntry) -> bool {
         let memory = &mut *self.host.memory();
         insert(&mut memory.flows_v6, memory.room, key, entry)
-    }
-
-    fn remove_flow_v4(&self, key: &FlowKeyV4) {
-        self.host.memory().flows_v4.remove(key);
-    }
-
-    fn remove_flow_v6(&self, key: &FlowKeyV6) {
-        self.host.memory().flows_v6.remove(key);
     }
 
     fn live_flows(&self, backend: u32) -> u64 {

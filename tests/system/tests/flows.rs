@@ -11,8 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use aya::maps::{HashMap as BpfHashMap, Map, MapData, loaded_maps};
-use bytemuck::{Pod, Zeroable as _};
+use bytemuck::Zeroable as _;
 use fastrand::Rng;
 use lb_common::{
     abi::{self, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, Settings, SlotWord, choice, flow_flags, service_flags},
@@ -64,9 +63,9 @@ fn what_has_changed_since_it_was_judged_is_not_deleted() -> Result<()> {
         judged.iter().filter(|(key, _)| client_of(key) % 3 != 2).map(|(key, entry)| (*key, entry.word)).collect();
     let table = &mut *rig.kernel.flow_table()?;
     let of_zero: Vec<_> = asked.iter().map(|(key, _)| (*key, FlowWord(0))).collect();
-    assert_eq!(table.bury(&of_zero)?, 0, "a word that no entry has");
-    assert_eq!(table.bury(&asked)?, 100);
-    assert_eq!(table.bury(&asked)?, 0, "once more");
+    assert_eq!(bury(table, &of_zero)?, 0, "a word that no entry has");
+    assert_eq!(bury(table, &asked)?, 100);
+    assert_eq!(bury(table, &asked)?, 0, "once more");
     let left = rig.entries()?;
     assert_eq!(left.keys().map(client_of).filter(|client| client % 3 == 1).count(), 0);
     assert_eq!(left.len(), 200);
@@ -104,29 +103,27 @@ fn a_million_entries_are_read_and_swept() -> Result<()> {
     let rig = Rig::new(ENTRIES)?;
     // Closed, so that they need no count of live flows.
     let word = FlowWord::new(NEW, flow_flags::ESTABLISHED | flow_flags::FIN, now());
-    let entry = FlowEntry { word, opened: 1, tag: 5 };
-    fill::<FlowKeyV4>("FLOWS_V4", ENTRIES, (0..ENTRIES).map(key_v4), entry)?;
-    fill::<FlowKeyV6>("FLOWS_V6", ENTRIES, (0..1000).map(key_v6), entry)?;
-
-    // With room for a single entry at first, all sizes of buckets are met.
-    for batch in [4096, 1] {
-        let began = Instant::now();
-        let mut seen = vec![0_u8; ENTRIES as usize + 1000];
-        let mut table = rig.kernel.flow_table_by(batch)?;
-        loop {
-            let entries = table.next()?;
-            if entries.is_empty() {
-                break;
-            }
-            for (key, found) in entries {
-                assert_eq!(found, entry);
-                let offset = if matches!(key, FlowKey::V6(_)) { ENTRIES } else { 0 };
-                seen[(offset + client_of(&key)) as usize] += 1;
-            }
-        }
-        assert!(seen.iter().all(|times| *times == 1), "batches of {batch}: each entry exactly once");
-        println!("reading 1,001,000 entries by {batch}: {:?}", began.elapsed());
+    let entry = FlowEntry { word, opened: 1 };
+    let keys = (0..ENTRIES).map(key_v4).map(FlowKey::V4).chain((0..1000).map(key_v6).map(FlowKey::V6));
+    for key in keys {
+        rig.kernel.flows().set(&key, &entry)?;
     }
+    let began = Instant::now();
+    let mut seen = vec![0_u8; ENTRIES as usize + 1000];
+    let mut table = rig.kernel.flow_table()?;
+    loop {
+        let entries = table.next()?;
+        if entries.is_empty() {
+            break;
+        }
+        for (key, found) in entries {
+            assert_eq!(found, entry);
+            let offset = if matches!(key, FlowKey::V6(_)) { ENTRIES } else { 0 };
+            seen[(offset + client_of(&key)) as usize] += 1;
+        }
+    }
+    assert!(seen.iter().all(|times| *times == 1), "each entry exactly once");
+    println!("reading 1,001,000 entries: {:?}", began.elapsed());
 
     let census = rig.sweep(now())?;
     assert_eq!((census.entries, census.entries_v6, census.ended), (1_001_000, 1000, BTreeMap::new()));
@@ -159,7 +156,7 @@ fn flows_that_speak_while_they_are_buried_are_not_lost() -> Result<()> {
         let buried = thread::scope(|scope| {
             let burying = scope.spawn(|| {
                 start.wait();
-                table.bury(&judged)
+                bury(&mut *table, &judged)
             });
             start.wait();
             let mut rng = Rng::with_seed(round.into());
@@ -183,14 +180,14 @@ fn flows_that_speak_while_they_are_buried_are_not_lost() -> Result<()> {
 fn counts_stay_right_while_flows_close_and_open_again_and_are_buried() -> Result<()> {
     const CLIENTS: u32 = 64;
     let mut rig = Rig::new(CLIENTS * 2)?;
-    let mut tables = (0..200).map(|_| rig.kernel.flow_table_by(64)).collect::<Result<Vec<_>>>()?;
+    let mut tables = (0..200).map(|_| rig.kernel.flow_table()).collect::<Result<Vec<_>>>()?;
     let buried = thread::scope(|scope| {
         let burying = scope.spawn(|| -> Result<u64> {
             let mut buried = 0;
             for table in &mut tables {
                 let entries = all(&mut **table)?;
                 let entries: Vec<_> = entries.iter().map(|(key, entry)| (*key, entry.word)).collect();
-                buried += table.bury(&entries)?;
+                buried += bury(&mut **table, &entries)?;
                 // So that some flows have time to close and open again.
                 thread::sleep(Duration::from_millis(1));
             }
@@ -407,24 +404,15 @@ fn key_v6(client: u32) -> FlowKeyV6 {
     FlowKeyV6 { source, destination, source_port, destination_port, protocol: abi::protocol::TCP.into() }
 }
 
-/// A key or value of lb-common's as aya takes it.
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-struct Wire<T>(T);
-
-// SAFETY: bytemuck's `Pod` promises what aya's asks for: any bytes are a valid value, and there is no padding.
-unsafe impl<T: Pod> aya::Pod for Wire<T> {}
-
-/// Enters flows into the map called `name` that has room for so many, which no other test's has.
-fn fill<K: Pod>(name: &str, room: u32, keys: impl Iterator<Item = K>, entry: FlowEntry) -> Result<()> {
-    let mut maps = loaded_maps().filter_map(Result::ok);
-    let info = maps.find(|map| map.name() == name.as_bytes() && map.max_entries() == room);
-    let map = MapData::from_id(info.with_context(|| format!("there is no {name} for {room} entries"))?.id())?;
-    let mut map: BpfHashMap<MapData, Wire<K>, Wire<FlowEntry>> = Map::HashMap(map).try_into()?;
-    for key in keys {
-        map.insert(Wire(key), Wire(entry), 0)?;
+/// Buries those of these entries whose words are still the same, and gives their places back. How many it buried.
+fn bury(table: &mut dyn FlowTable, entries: &[(FlowKey, FlowWord)]) -> Result<u64> {
+    let mut buried = 0;
+    for (key, judged) in entries {
+        buried += u64::from(table.bury(key, *judged)?);
     }
-    Ok(())
+    table.wait();
+    while table.clear()? {}
+    Ok(buried)
 }
 
 /// All entries that a sweep sees, none of them twice.
@@ -451,8 +439,8 @@ fn recount(entries: &BTreeMap<FlowKey, FlowEntry>) -> BTreeMap<u32, u64> {
 }
 
 /// What an entry says, whenever it was.
-fn timeless(entry: FlowEntry) -> (u32, u8, u32) {
-    (entry.word.backend(), entry.word.flags(), entry.tag)
+fn timeless(entry: FlowEntry) -> (u32, u8) {
+    (entry.word.backend(), entry.word.flags())
 }
 
 /// Seconds of the clock that the packet path has.

@@ -8,8 +8,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::maps::{Array, HashMap, Map, MapData};
-use lb_common::abi::{FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, SlotWord, protocol};
+use aya::maps::{Array, Map, MapData};
+use lb_common::abi::{FlowEntry, FlowKeyV4, FlowWord, SlotWord, protocol};
+use weir::{
+    dataplane::{Flows, Pins},
+    flows::FlowKey,
+};
 use weir_lab::{
     Family, Lab, Mode, TCP_LINE_PORT, WeirDaemon,
     client::{
@@ -113,7 +117,7 @@ fn steady(lab: &Lab, weir: &mut WeirDaemon) -> Result<()> {
     let before = flow_events(weir, "looked-up")?;
     traffic(lab, &links)?;
     ensure!(flow_events(weir, "looked-up")? == before, "the table was asked in the steady state");
-    ensure!(flow_entries(lab)? == [0, 0], "flows were entered in the steady state");
+    ensure!(flows(lab)?.count()? == [0, 0], "flows were entered in the steady state");
 
     let connection = links.connections().swap_remove(0);
     let backend = connection.backend.clone().context("nobody answers")?;
@@ -156,7 +160,7 @@ fn traffic(lab: &Lab, links: &LongLived) -> Result<()> {
 fn wait_until_settled(lab: &Lab, weir: &WeirDaemon) -> Result<()> {
     let deadline = Instant::now() + SETTLED;
     loop {
-        let (entries, tracked) = (flow_entries(lab)?, tracked_slots(lab, weir)?);
+        let (entries, tracked) = (flows(lab)?.count()?, tracked_slots(lab, weir)?);
         if entries == [0, 0] && tracked == 0 {
             return Ok(());
         }
@@ -169,16 +173,16 @@ fn wait_until_settled(lab: &Lab, weir: &WeirDaemon) -> Result<()> {
     }
 }
 
-/// Entries of the flow tables of IPv4 and IPv6.
-fn flow_entries(lab: &Lab) -> Result<[usize; 2]> {
-    let v4: HashMap<_, KeyV4, Value> = pinned(lab, "FLOWS_V4")?.try_into()?;
-    let v6: HashMap<_, KeyV6, Value> = pinned(lab, "FLOWS_V6")?.try_into()?;
-    Ok([v4.keys().count(), v6.keys().count()])
+/// The flow tables of the lab's Weir.
+fn flows(lab: &Lab) -> Result<Flows> {
+    Flows::pinned(&Pins::of(lab.id()))
 }
 
 /// Slots of all services for whose packets the flow table is asked.
 fn tracked_slots(lab: &Lab, weir: &WeirDaemon) -> Result<usize> {
-    let slots: Array<_, u64> = pinned(lab, "SLOTS")?.try_into()?;
+    let path = pins(lab).join("maps").join("SLOTS");
+    let map = MapData::from_pin(&path).with_context(|| path.display().to_string())?;
+    let slots: Array<_, u64> = Map::Array(map).try_into()?;
     let status = weir.json(&["status"])?;
     let mut tables = status["tables"].as_array().into_iter().flatten();
     let used = tables.find(|table| table["name"] == "slots").and_then(|table| table["used"].as_u64());
@@ -189,23 +193,11 @@ fn tracked_slots(lab: &Lab, weir: &WeirDaemon) -> Result<usize> {
     Ok(tracked)
 }
 
-/// A map of the lab's Weir.
-fn pinned(lab: &Lab, name: &str) -> Result<Map> {
-    let path = pins(lab).join("maps").join(name);
-    let map = MapData::from_pin(&path).with_context(|| path.display().to_string())?;
-    Ok(if name == "SLOTS" { Map::Array(map) } else { Map::HashMap(map) })
-}
-
-/// [`FlowKeyV4`], `FlowKeyV6` and [`FlowEntry`] as bytes.
-type KeyV4 = [u8; size_of::<FlowKeyV4>()];
-type KeyV6 = [u8; size_of::<FlowKeyV6>()];
-type Value = [u8; size_of::<FlowEntry>()];
-
 /// The entry of a connection over IPv4, as it was when it was found.
 struct Entry {
-    flows: HashMap<MapData, KeyV4, Value>,
-    key: KeyV4,
-    old: Value,
+    flows: Flows,
+    key: FlowKey,
+    old: FlowEntry,
 }
 
 impl Entry {
@@ -213,26 +205,26 @@ impl Entry {
         let (Some(SocketAddr::V4(client)), SocketAddr::V4(target)) = (connection.client, connection.target) else {
             bail!("no connection over IPv4: {connection:?}");
         };
-        let key = FlowKeyV4 {
+        let key = FlowKey::V4(FlowKeyV4 {
             source: client.ip().octets(),
             destination: target.ip().octets(),
             source_port: client.port().to_be_bytes(),
             destination_port: target.port().to_be_bytes(),
             protocol: protocol::TCP.into(),
-        };
-        let (flows, key) = (HashMap::try_from(pinned(lab, "FLOWS_V4")?)?, bytemuck::cast(key));
-        let found: FlowEntry = bytemuck::cast(flows.get(&key, 0).context("the connection has no entry")?);
+        });
+        let flows = flows(lab)?;
+        let found = flows.get(&key)?.context("the connection has no entry")?;
         let word = FlowWord::new(found.word.backend(), found.word.flags(), 1);
-        Ok(Self { flows, key, old: bytemuck::cast(FlowEntry { word, ..found }) })
+        Ok(Self { flows, key, old: FlowEntry { word, ..found } })
     }
 
     /// Puts it in as if the connection had not spoken since the machine was started.
     fn make_old(&mut self) -> Result<()> {
-        Ok(self.flows.insert(self.key, self.old, 0)?)
+        self.flows.set(&self.key, &self.old)
     }
 
     fn is_old(&self) -> Result<bool> {
-        Ok(self.flows.get(&self.key, 0)? == self.old)
+        Ok(self.flows.get(&self.key)? == Some(self.old))
     }
 }
 

@@ -222,13 +222,6 @@ struct HostEntry {
 impl Flow for HostFlow<'_> {
     type Entry = HostEntry;
 
-    fn tag(&self) -> u32 {
-        match self.key {
-            FlowKey::V4(key) => u16::from_be_bytes(key.source_port).into(),
-            FlowKey::V6(_) => unreachable!("all clients are IPv4's"),
-        }
-    }
-
     fn now(&self) -> u32 {
         self.host.now.seconds()
     }
@@ -256,10 +249,6 @@ impl Flow for HostFlow<'_> {
         true
     }
 
-    fn remove(&self) {
-        self.host.kernel.kernel().flows.remove(&self.key);
-    }
-
     fn count_live(&self, _: u32, _: bool) {}
 
     fn count_event(&self, event: FlowEvent) {
@@ -272,10 +261,6 @@ impl Flow for HostFlow<'_> {
 impl Entry for HostEntry {
     fn word(&self) -> FlowWord {
         self.kernel.kernel().flows[&self.key].word
-    }
-
-    fn tag(&self) -> u32 {
-        self.kernel.kernel().flows[&self.key].tag
     }
 
     fn replace(&self, old: FlowWord, new: FlowWord) -> bool {

@@ -6,9 +6,8 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, ensure};
-use aya::maps::{HashMap as BpfHashMap, Map, MapData, loaded_maps};
-use bytemuck::{Pod, Zeroable as _};
+use anyhow::{Result, ensure};
+use bytemuck::Zeroable as _;
 use lb_common::{
     abi::{self, FlowEntry, FlowKeyV4, FlowWord, Service, Settings, SlotWord, flow_flags, protocol},
     settling::End,
@@ -16,7 +15,7 @@ use lb_common::{
 use rustix::time::{ClockId, clock_gettime};
 use weir::{
     dataplane::Kernel,
-    flows::{FlowTable, Surroundings, sweep},
+    flows::{FlowKey, FlowTable, Surroundings, sweep},
     object::OBJECT,
     spec::TableSizes,
     tables::{Capacity, Dataplane as _, Endpoint, Write},
@@ -76,14 +75,11 @@ pub fn delete(flows: u32, rounds: u32) -> Result<Rounds> {
 struct Rig {
     kernel: Kernel,
     around: Surroundings,
-    room: u32,
 }
 
 impl Rig {
     fn new(flows: u32) -> Result<Self> {
-        // No other program's flow table has room for so many.
-        let room = flows + flows / 8 + std::process::id() % 1000;
-        let sizes = TableSizes { services: 1, backends: BACKENDS, slots: SLOTS, routes: 1, flows: room };
+        let sizes = TableSizes { services: 1, backends: BACKENDS, slots: SLOTS, routes: 1, flows };
         let settings = Settings { abi_version: abi::ABI_VERSION, seed: [1, 2], ..Settings::default() };
         let mut kernel = Kernel::open_unpinned(OBJECT, settings, &Capacity::of(&sizes))?;
         let service = Service { id: 1, slot_count: SLOTS, ..Service::zeroed() };
@@ -100,18 +96,14 @@ impl Rig {
             backends: (1..=BACKENDS).collect(),
             seed: settings.seed,
         };
-        Ok(Self { kernel, around, room })
+        Ok(Self { kernel, around })
     }
 
     /// Enters so many flows, established just now.
     fn enter(&self, flows: u32) -> Result<()> {
-        let mut maps = loaded_maps().filter_map(Result::ok);
-        let info = maps.find(|map| map.name() == b"FLOWS_V4" && map.max_entries() == self.room);
-        let map = MapData::from_id(info.context("the flow table is not there")?.id())?;
-        let mut map: BpfHashMap<MapData, Wire<FlowKeyV4>, Wire<FlowEntry>> = Map::HashMap(map).try_into()?;
         for flow in 0..flows {
             let word = FlowWord::new(1 + flow % BACKENDS, flow_flags::ESTABLISHED, now());
-            map.insert(Wire(key(flow)), Wire(FlowEntry { word, ..FlowEntry::zeroed() }), 0)?;
+            self.kernel.flows().set(&FlowKey::V4(key(flow)), &FlowEntry { word, opened: 0 })?;
         }
         Ok(())
     }
@@ -144,11 +136,3 @@ fn key(flow: u32) -> FlowKeyV4 {
 fn now() -> u32 {
     u32::try_from(clock_gettime(ClockId::MonotonicCoarse).tv_sec).unwrap_or(u32::MAX)
 }
-
-/// A key or value of lb-common's as aya takes it.
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-struct Wire<T>(T);
-
-// SAFETY: bytemuck's `Pod` promises what aya's asks for: any bytes are a valid value, and there is no padding.
-unsafe impl<T: Pod> aya::Pod for Wire<T> {}
