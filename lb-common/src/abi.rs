@@ -11,7 +11,10 @@ pub mod steady;
 use bytemuck::{Pod, Zeroable};
 
 pub use explanation::{Explanation, explained};
-pub use flow::{FLOW_COUNTERS, FlowBucketV4, FlowBucketV6, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, flow_flags};
+pub use flow::{
+    ENTRIES_V4, ENTRIES_V6, FLOW_COUNTERS, FlowBucketV4, FlowBucketV6, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord,
+    flow_flags,
+};
 pub use service::{Service, ServiceEntry, choice, service_flags};
 pub use steady::SteadyLayout;
 

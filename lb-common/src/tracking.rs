@@ -112,9 +112,9 @@ pub enum FlowEvent {
     Opened = 1,
     /// An old flow was entered, so that it stays where it is when its slot's `base` changes.
     Learnt = 2,
-    /// A new flow took its slot's `base`, or was dropped, because the table is full.
+    /// A new flow took its slot's `base`, or was dropped, because the table has no room for it.
     NotOpened = 3,
-    /// An old flow could not be entered, because the table is full.
+    /// An old flow could not be entered, because the table has no room for it.
     NotLearnt = 4,
 }
 
@@ -154,7 +154,7 @@ const ATTEMPTS: u32 = 3;
 #[inline(always)]
 pub fn owner<F: Flow>(flow: &F, slot: SlotWord, policy: Policy, segment: Segment) -> Owner {
     flow.count_event(FlowEvent::LookedUp);
-    let mut seen = NO_BACKEND;
+    let mut seen = slot.base();
     for _ in 0..ATTEMPTS {
         let Some(entry) = flow.find() else { return unknown(flow, slot, policy, segment) };
         let word = entry.word();
@@ -168,7 +168,7 @@ pub fn owner<F: Flow>(flow: &F, slot: SlotWord, policy: Policy, segment: Segment
     }
     // Whoever fights over the entry leaves it with its backend, unless that flow is over and this a new one: then its sender
     // tries again.
-    if seen == NO_BACKEND || segment.opens || flow.is_gone(seen) { Owner::Refused } else { Owner::Backend(seen) }
+    if segment.opens || flow.is_gone(seen) { Owner::Refused } else { Owner::Backend(seen) }
 }
 
 /// Takes in that `backend` has closed or reset the flow, if that has an entry and is its: `told` is one of [`flow_flags`].

@@ -16,8 +16,9 @@ use std::{
 
 use lb_common::{
     abi::{FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, flow_flags},
-    flow_table::{Buckets, Key, PLACES, Place, buckets, find, free, insert},
+    flow_table::{Buckets, Key, LONGEST_CHAIN, PLACES, Place, buckets, find, free, insert},
     hash,
+    tracking::{self, Entry as _},
 };
 use support::Random;
 
@@ -43,17 +44,14 @@ impl Table {
 
     /// Buries the entry of a flow. Whether it had one.
     fn bury<K: Key>(&self, key: &K, hash: u32) -> bool {
-        find(&self, key, hash).is_some_and(|place| {
-            let word = place.word();
-            place.replace(word, word.with(flow_flags::BURIED))
-        })
+        find(&self, key, hash).is_some_and(|place| tracking::bury(&place, place.word()))
     }
 
     /// Gives back the places of all buried entries.
     fn clear<K: Key>(&self, hash: impl Fn(&K) -> u32) {
         for number in 0..self.buckets() {
             let bucket = self.bucket(number).unwrap();
-            for place in (0..PLACES).map(|index| Place { bucket, index }) {
+            for place in (0..PLACES).map(|index| Place::new::<K>(bucket, index)) {
                 let word = place.word();
                 if word.is_buried() && word != FlowWord::CLAIMED {
                     let hash = hash(&place.key());
@@ -67,8 +65,8 @@ impl Table {
     fn is_as_new(&self) -> bool {
         let cells = |bucket: &[AtomicU64]| bucket.iter().map(|cell| cell.load(Ordering::SeqCst)).collect::<Vec<_>>();
         let mut all = self.cells.chunks(self.cells_of_bucket).map(cells);
-        self.entries.load(Ordering::SeqCst) == 0
-            && all.all(|c| c[0] == 0 && c[1] == 0 && c[2] >> 32 == 0 && c[3] >> 32 == 0)
+        let is_new = |c: Vec<u64>| c[0] == 0 && c[c.len() / 2] == 0 && c[1] >> 32 == 0;
+        self.entries.load(Ordering::SeqCst) == 0 && all.all(is_new)
     }
 }
 
@@ -197,12 +195,41 @@ fn it_says_what_a_map_says() {
             assert_eq!(found, map.get(&key).copied(), "step {step} of {seed}");
         }
         for (key, entry) in &map {
-            assert_eq!(find(&table, key, hash(key)).map(Place::word), Some(entry.word));
+            assert_eq!(find(&table, key, hash(key)).map(|place| place.word()), Some(entry.word));
             table.bury(key, hash(key));
         }
         table.clear(hash);
         assert!(table.is_as_new(), "{seed}");
     }
+}
+
+#[test]
+fn a_flow_that_finds_no_place_near_by_is_not_entered() {
+    let table = &Table::new(1000, 8);
+    let near_by = LONGEST_CHAIN * PLACES as u32;
+    for client in 0..near_by {
+        assert!(insert(&table, &key(client), 1020, &entry(1)), "{client}, around the end");
+    }
+    assert!(!insert(&table, &key(near_by), 1020, &entry(1)));
+    assert_eq!(table.entries.load(Ordering::SeqCst), near_by as usize);
+    assert!(insert(&table, &key(near_by), 500, &entry(1)), "elsewhere there is room");
+    assert!(table.bury(&key(near_by), 500));
+    table.clear(|key: &FlowKeyV4| if u32::from_be_bytes(key.source) == near_by { 500 } else { 1020 });
+    assert!((0..near_by).all(|client| table.bury(&key(client), 1020)));
+    table.clear(|_: &FlowKeyV4| 1020);
+    assert!(table.is_as_new());
+}
+
+#[test]
+fn a_flow_is_not_entered_while_its_bucket_is_locked() {
+    let table = &Table::new(1000, 8);
+    let home = (&table).bucket(7).unwrap();
+    home[1].fetch_or(1 << 63, Ordering::SeqCst);
+    assert!(!insert(&table, &key(1), 7, &entry(1)));
+    assert!(insert(&table, &key(1), 8, &entry(1)), "another bucket's flow");
+    assert!(find(&table, &key(1), 8).is_some() && find(&table, &key(1), 7).is_none(), "look-ups wait for nobody");
+    assert_eq!(home[1].fetch_and(!(1 << 63), Ordering::SeqCst), 1 << 63, "the lock is whose it was");
+    assert!(insert(&table, &key(1), 7, &entry(1)));
 }
 
 #[test]
@@ -299,7 +326,7 @@ fn no_flow_is_lost_or_mistaken_while_others_come_and_go() {
             let buried = buried(table);
             drop(packets.write().unwrap());
             for (number, index, word) in buried {
-                let place = Place { bucket: table.bucket(number).unwrap(), index };
+                let place = Place::new::<FlowKeyV4>(table.bucket(number).unwrap(), index);
                 let hash = hash(&place.key());
                 free(&table, place, word, hash, number.wrapping_sub(hash) & (table.buckets() - 1));
             }
@@ -322,7 +349,7 @@ impl Drop for Running<'_> {
 fn buried(table: &Table) -> Vec<(u32, usize, FlowWord)> {
     let places = (0..table.buckets()).flat_map(|number| (0..PLACES).map(move |index| (number, index)));
     let words = places.map(|(number, index)| {
-        let place = Place { bucket: (&table).bucket(number).unwrap(), index };
+        let place = Place::new::<FlowKeyV4>((&table).bucket(number).unwrap(), index);
         (number, index, place.word())
     });
     words.filter(|(.., word)| word.is_buried() && *word != FlowWord::CLAIMED).collect()

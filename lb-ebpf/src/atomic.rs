@@ -64,9 +64,28 @@ pub unsafe fn fetch_or(target: *mut u64, bits: u64) -> u64 {
     value
 }
 
+/// The same pointer, so that what is read through it is read after `seen` was: processors that reorder loads don't where the
+/// address of one depends on the other.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub fn after(pointer: *mut u64, seen: u64) -> *mut u64 {
+    let mut pointer = pointer;
+    // SAFETY: adds 0, and touches no memory.
+    unsafe {
+        asm!(
+            "{seen} &= 0",
+            "{pointer} += {seen}",
+            seen = inout(reg) seen => _,
+            pointer = inout(reg) pointer,
+            options(nostack, nomem, pure),
+        );
+    }
+    pointer
+}
+
 // The linter looks at the programs as if they were the host's.
 #[cfg(not(target_arch = "bpf"))]
-pub use host::{compare_and_swap, fetch_add, fetch_or};
+pub use host::{after, compare_and_swap, fetch_add, fetch_or};
 
 #[cfg(not(target_arch = "bpf"))]
 mod host {
@@ -81,6 +100,10 @@ mod host {
     pub unsafe fn fetch_add(target: *mut u64, addend: u64) -> u64 {
         // SAFETY: the caller's promise.
         unsafe { AtomicU64::from_ptr(target) }.fetch_add(addend, Ordering::SeqCst)
+    }
+
+    pub fn after(pointer: *mut u64, _: u64) -> *mut u64 {
+        pointer
     }
 
     pub unsafe fn fetch_or(target: *mut u64, bits: u64) -> u64 {

@@ -4,7 +4,7 @@ use core::ptr;
 
 use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
 use lb_common::{
-    abi::{FlowBucketV4, FlowBucketV6, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, explained},
+    abi::{ENTRIES_V4, ENTRIES_V6, FlowBucketV4, FlowBucketV6, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, explained},
     flow_table::{self, Buckets, Cells, WORD_TO_OPENED},
     tracking::Entry,
 };
@@ -20,12 +20,11 @@ static FLOWS_V4: Array<FlowBucketV4> = Array::with_max_entries(1, BPF_F_MMAPABLE
 #[map]
 static FLOWS_V6: Array<FlowBucketV6> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// Entries of the IPv4 and of the IPv6 table.
+/// Entries of the IPv4 and of the IPv6 table, a line apart.
 #[map]
-static FLOW_ENTRIES: Array<u64> = Array::with_max_entries(2, BPF_F_MMAPABLE);
+static FLOW_ENTRIES: Array<u64> = Array::with_max_entries(2 * ENTRIES_V6, BPF_F_MMAPABLE);
 
-/// Buckets of each flow table less 1, and the entries that there may be at most; replaced before loading, constant to the
-/// verifier.
+/// Buckets of each flow table less 1, and entries that there may be at most; replaced before loading, constant to the verifier.
 #[unsafe(no_mangle)]
 static FLOW_BUCKETS_MASK: u32 = 0;
 #[unsafe(no_mangle)]
@@ -34,8 +33,8 @@ static MOST_FLOWS: u32 = 0;
 /// A flow table: the map of its buckets, and which of [`FLOW_ENTRIES`] is its own.
 struct Table<B: 'static>(&'static Array<B>, u32);
 
-const TABLE_V4: Table<FlowBucketV4> = Table(&FLOWS_V4, 0);
-const TABLE_V6: Table<FlowBucketV6> = Table(&FLOWS_V6, 1);
+const TABLE_V4: Table<FlowBucketV4> = Table(&FLOWS_V4, ENTRIES_V4);
+const TABLE_V6: Table<FlowBucketV6> = Table(&FLOWS_V6, ENTRIES_V6);
 
 impl<B> Buckets for Table<B> {
     type Bucket = Bucket;
@@ -51,6 +50,10 @@ impl<B> Buckets for Table<B> {
     fn take_room(&self) -> bool {
         // SAFETY: as above.
         let most = unsafe { ptr::read_volatile(&raw const MOST_FLOWS) };
+        // A flood meets a full table: what all CPUs share is read then, and not written.
+        if FLOW_ENTRIES.get(self.1).is_none_or(|entries| *entries >= most.into()) {
+            return false;
+        }
         let there_is = fetch_add(&FLOW_ENTRIES, self.1, 1) < u64::from(most);
         if !there_is {
             self.give_room();
@@ -81,6 +84,11 @@ impl Cells for Bucket {
     fn load(self, cell: usize) -> u64 {
         // SAFETY: an aligned load of a cell of the map.
         unsafe { ptr::read_volatile(self.cell(cell)) }
+    }
+
+    #[inline(always)]
+    fn after(self, seen: u64) -> Self {
+        Self(atomic::after(self.0, seen))
     }
 
     #[inline(always)]
@@ -121,7 +129,8 @@ const fn low(cell: *mut u64) -> *mut u32 {
     cell.cast()
 }
 
-/// The word of an entry in its map. Only valid for the program run that looked it up: until that ends it is that flow's.
+/// The word of an entry in its map. Only valid for the program run that looked it up: until that ends it is that
+/// flow's.
 #[derive(Clone, Copy)]
 pub struct KernelEntry(*mut u64);
 
@@ -190,7 +199,7 @@ macro_rules! functions {
         #[inline(never)]
         fn $find_word(key: &$key, hash: u32) -> *mut u64 {
             let place = flow_table::find(&$table, key, hash);
-            place.map_or(ptr::null_mut(), |place| place.bucket.cell(place.index))
+            place.map_or(ptr::null_mut(), |place| place.bucket.cell(place.cell))
         }
 
         /// Enters a flow, if there is room and it has no entry. Whether it did.

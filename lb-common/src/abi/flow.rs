@@ -7,6 +7,11 @@ use super::{MAX_BACKEND_ID, NO_BACKEND};
 /// Entries of the flow-table counters ([`crate::tracking::FlowEvent`]), with room for more.
 pub const FLOW_COUNTERS: u32 = 16;
 
+/// Where in the map `FLOW_ENTRIES` the entries of the IPv4 table are counted.
+pub const ENTRIES_V4: u32 = 0;
+/// Where those of the IPv6 table are: a line of memory further on.
+pub const ENTRIES_V6: u32 = 8;
+
 /// 5-tuple of an IPv4 flow, as its client's packets have it: a key of the flow table.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
@@ -146,7 +151,7 @@ pub struct FlowEntry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct FlowBucketV4(pub [u64; 8]);
 
-/// A bucket of the table of IPv6 flows: two lines of memory.
+/// A bucket of the table of IPv6 flows: two lines of memory, one for each place.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct FlowBucketV6(pub [u64; 16]);

@@ -284,6 +284,7 @@ impl Core {
         self.sweeper.abandon();
         self.dataplane.detach().map_err(refused)?;
         self.over = true;
+        self.sweeper.halt();
         info!("detached from {}; nothing is balanced any more", interfaces.join(", "));
         Ok(Detached { interfaces })
     }
@@ -293,7 +294,7 @@ impl Core {
         match self.want.spec.node.on_exit {
             OnExit::Detach => self.detach().map(drop),
             OnExit::Keep => {
-                self.sweeper.abandon();
+                self.sweeper.halt();
                 self.fold_rest();
                 self.over = true;
                 info!("stopping; the data plane stays and goes on forwarding");
@@ -304,7 +305,7 @@ impl Core {
 
     /// Ends the controller and leaves the data plane as it is, for another daemon to take it over.
     pub fn leave(&mut self) {
-        self.sweeper.abandon();
+        self.sweeper.halt();
         self.fold_rest();
         self.over = true;
         info!("handing over; the data plane stays and goes on forwarding");

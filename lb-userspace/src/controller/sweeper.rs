@@ -55,6 +55,8 @@ pub struct Sweeper {
     /// When services' tables were written last, by first slot.
     written: BTreeMap<u32, Duration>,
     running: Option<Running>,
+    /// Set once no sweep may change the flow table any more: another daemon's may. Held while one gives places back.
+    halted: Arc<Mutex<bool>>,
     /// When the last one ended.
     ended: Duration,
     /// The flows that were refused when they were last counted.
@@ -77,7 +79,7 @@ struct Running {
     stop: Stop,
 }
 
-/// Set once a sweep must not take anything out or give a place back any more: then another may. Held while it does.
+/// Set once a sweep must not take anything out any more. Held while it does.
 type Stop = Arc<Mutex<bool>>;
 
 impl Sweeper {
@@ -93,6 +95,7 @@ impl Sweeper {
             last: (census, now),
             written: BTreeMap::new(),
             running: None,
+            halted: Arc::default(),
             ended: now,
             counted: Refused::of(events),
         };
@@ -114,6 +117,12 @@ impl Sweeper {
         if let Some(running) = self.running.take() {
             *running.stop.lock().unwrap_or_else(PoisonError::into_inner) = true;
         }
+    }
+
+    /// Ends the sweep at once, and all to come: another daemon may sweep when this returns.
+    pub fn halt(&mut self) {
+        self.abandon();
+        *self.halted.lock().unwrap_or_else(PoisonError::into_inner) = true;
     }
 
     /// Takes in writes that `mirror` has taken.
@@ -171,7 +180,8 @@ impl Sweeper {
         self.abandon();
         let stop = Stop::default();
         self.running = Some(Running { began: now.monotonic, stop: Arc::clone(&stop) });
-        Job { table: Stoppable { table, stop }, around, now: now.seconds() }
+        let halted = Arc::clone(&self.halted);
+        Job { table: Stoppable { table, stop, halted }, around, now: now.seconds() }
     }
 
     /// Takes in how the sweep ended. Says when it began if nothing disturbed it; then slots may settle by what it found.
@@ -237,6 +247,13 @@ impl Sweeper {
     }
 }
 
+impl Drop for Sweeper {
+    /// However the controller ends.
+    fn drop(&mut self) {
+        self.halt();
+    }
+}
+
 impl Refused {
     fn of(events: &[u64]) -> Self {
         let count = |event: FlowEvent| events.get(event as usize).copied().unwrap_or(0);
@@ -279,10 +296,12 @@ impl Job {
     }
 }
 
-/// A flow table that ends the sweep when it is told to.
+/// A flow table that ends the sweep when it is told to. What the sweep has buried by then it still gives back, unless
+/// it has to halt: the controller begins no other before.
 struct Stoppable {
     table: Box<dyn FlowTable>,
     stop: Stop,
+    halted: Arc<Mutex<bool>>,
 }
 
 impl FlowTable for Stoppable {
@@ -305,7 +324,7 @@ impl FlowTable for Stoppable {
     }
 
     fn clear(&mut self) -> Result<bool> {
-        let stopped = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(!*stopped && self.table.clear()?)
+        let halted = self.halted.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(!*halted && self.table.clear()?)
     }
 }

@@ -9,8 +9,9 @@ use anyhow::{Context as _, ensure};
 use aya::maps::{Map, MapData};
 use bytemuck::Pod;
 use lb_common::{
-    abi::{FlowBucketV4, FlowBucketV6, FlowEntry, FlowWord, SlotWord, flow_flags},
+    abi::{ENTRIES_V4, ENTRIES_V6, FlowBucketV4, FlowBucketV6, FlowEntry, FlowWord, SlotWord},
     flow_table::{self, Buckets, Key, PLACES, Place},
+    tracking::{self, Entry as _},
 };
 
 use super::{bpf::wait_for_programs, mapped::Mapped, pins::Pins};
@@ -43,9 +44,9 @@ struct Table<'a, B: Pod> {
 
 impl<'a, B: Pod> Table<'a, B> {
     /// The places of the bucket `number`.
-    fn places(&self, number: u32) -> anyhow::Result<[Place<&'a [AtomicU64]>; PLACES]> {
+    fn places<K: Key>(&self, number: u32) -> anyhow::Result<[Place<&'a [AtomicU64]>; PLACES]> {
         let bucket = self.buckets.words(number)?;
-        Ok(array::from_fn(|index| Place { bucket, index }))
+        Ok(array::from_fn(|index| Place::new::<K>(bucket, index)))
     }
 }
 
@@ -71,11 +72,11 @@ impl<'a, B: Pod> Buckets for Table<'a, B> {
 
 impl Flows {
     fn table_v4(&self) -> anyhow::Result<Table<'_, FlowBucketV4>> {
-        Ok(Table { buckets: &self.v4, entries: self.entries.word(0)?, most: self.most })
+        Ok(Table { buckets: &self.v4, entries: self.entries.word(ENTRIES_V4)?, most: self.most })
     }
 
     fn table_v6(&self) -> anyhow::Result<Table<'_, FlowBucketV6>> {
-        Ok(Table { buckets: &self.v6, entries: self.entries.word(1)?, most: self.most })
+        Ok(Table { buckets: &self.v6, entries: self.entries.word(ENTRIES_V6)?, most: self.most })
     }
 
     /// Those that are pinned under `pins`, beside whoever works with them: for tests.
@@ -100,7 +101,7 @@ impl Flows {
     /// # Errors
     /// The map has no such elements.
     pub fn count(&self) -> anyhow::Result<[u64; 2]> {
-        Ok([self.entries.read(0)?, self.entries.read(1)?])
+        Ok([self.entries.read(ENTRIES_V4)?, self.entries.read(ENTRIES_V6)?])
     }
 
     /// The entry of a flow.
@@ -140,7 +141,7 @@ impl Flows {
     /// Buries the entry of a flow if it still is as it was judged. Whether it was.
     fn bury(&self, key: &FlowKey, judged: FlowWord) -> anyhow::Result<bool> {
         let place = self.find(key)?;
-        let buried = place.is_some_and(|place| place.replace(judged, judged.with(flow_flags::BURIED)));
+        let buried = place.is_some_and(|place| tracking::bury(&place, judged));
         if buried && !judged.is_closed() {
             self.counts.word(judged.backend())?.fetch_sub(1, Ordering::SeqCst);
         }
@@ -169,22 +170,22 @@ pub(super) struct KernelFlows {
     read: [u32; 2],
     /// Buckets that were looked at for buried entries, of the two tables.
     cleared: [u32; 2],
-    /// Whether there are any: of this sweep, or of one that was ended early.
-    has_buried: bool,
+    /// Whether there are any in the two tables: of this sweep, or of one that was ended early.
+    has_buried: [bool; 2],
 }
 
 impl KernelFlows {
     pub(super) fn new(flows: Flows, slots: Mapped<SlotWord>) -> Self {
-        Self { flows, slots, read: [0; 2], cleared: [0; 2], has_buried: false }
+        Self { flows, slots, read: [0; 2], cleared: [0; 2], has_buried: [false; 2] }
     }
 }
 
 impl FlowTable for KernelFlows {
     fn next(&mut self) -> anyhow::Result<Vec<(FlowKey, FlowEntry)>> {
         let mut entries = Vec::new();
-        let [v4, v6] = &mut self.read;
-        self.has_buried |= read(&self.flows.table_v4()?, v4, FlowKey::V4, &mut entries)?;
-        self.has_buried |= read(&self.flows.table_v6()?, v6, FlowKey::V6, &mut entries)?;
+        let ([v4, v6], [in_v4, in_v6]) = (&mut self.read, &mut self.has_buried);
+        *in_v4 |= read(&self.flows.table_v4()?, v4, FlowKey::V4, &mut entries)?;
+        *in_v6 |= read(&self.flows.table_v6()?, v6, FlowKey::V6, &mut entries)?;
         Ok(entries)
     }
 
@@ -194,25 +195,26 @@ impl FlowTable for KernelFlows {
 
     fn bury(&mut self, key: &FlowKey, judged: FlowWord) -> anyhow::Result<bool> {
         let buried = self.flows.bury(key, judged)?;
-        self.has_buried |= buried;
+        self.has_buried[usize::from(matches!(key, FlowKey::V6(_)))] |= buried;
         Ok(buried)
     }
 
     fn wait(&self) {
-        if self.has_buried {
+        if self.has_buried != [false; 2] {
             wait_for_programs();
         }
     }
 
     fn clear(&mut self) -> anyhow::Result<bool> {
-        if !self.has_buried {
-            return Ok(false);
+        let (flows, [v4, v6], [in_v4, in_v6]) = (&self.flows, &mut self.cleared, &mut self.has_buried);
+        if *in_v4 {
+            clear(&flows.table_v4()?, v4, |key| table_hash(&FlowKey::V4(key), flows.seed))?;
+            *in_v4 = *v4 < flows.v4.len();
+        } else if *in_v6 {
+            clear(&flows.table_v6()?, v6, |key| table_hash(&FlowKey::V6(key), flows.seed))?;
+            *in_v6 = *v6 < flows.v6.len();
         }
-        let (flows, [v4, v6]) = (&self.flows, &mut self.cleared);
-        clear(&flows.table_v4()?, v4, |key| table_hash(&FlowKey::V4(key), flows.seed))?;
-        clear(&flows.table_v6()?, v6, |key| table_hash(&FlowKey::V6(key), flows.seed))?;
-        self.has_buried = *v4 < flows.v4.len() || *v6 < flows.v6.len();
-        Ok(self.has_buried)
+        Ok(*in_v4 || *in_v6)
     }
 }
 
@@ -228,7 +230,7 @@ fn read<K: Key, B: Pod>(
         *next = table.buckets.len();
     }
     while *next < table.buckets.len() && entries.len() < BATCH as usize {
-        for place in table.places(*next)? {
+        for place in table.places::<K>(*next)? {
             let word = place.word();
             if word.is_entry() {
                 entries.push((of(place.key()), FlowEntry { word, opened: place.opened() }));
@@ -244,7 +246,7 @@ fn read<K: Key, B: Pod>(
 fn clear<K: Key, B: Pod>(table: &Table<'_, B>, next: &mut u32, hash: impl Fn(K) -> u32) -> anyhow::Result<()> {
     let end = next.saturating_add(BATCH).min(table.buckets.len());
     for number in *next..end {
-        for place in table.places(number)? {
+        for place in table.places::<K>(number)? {
             let word = place.word();
             if is_buried(word) {
                 let hash = hash(place.key());

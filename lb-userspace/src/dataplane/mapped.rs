@@ -84,7 +84,7 @@ impl<T: Pod> Mapped<T> {
         #[expect(clippy::cast_ptr_alignment, reason = "a mapping starts on a page")]
         let words = self.memory.as_mut_ptr().cast::<AtomicU64>();
         // SAFETY: the mapping is so many words long, starts on a page, is shared with the kernel and lives as long as
-        // `self`; it is only ever accessed in words, here and in the XDP program.
+        // `self`; this process accesses it in words alone.
         let words = unsafe { std::slice::from_raw_parts(words, self.elements as usize * Self::WORDS) };
         ensure!(index < self.elements, "element {index} lies outside an array of {}", self.elements);
         Ok(&words[index as usize * Self::WORDS..][..Self::WORDS])
