@@ -17,6 +17,7 @@ pub mod nexthop;
 #[cfg(feature = "object")]
 pub mod object;
 pub mod selftest;
+mod side_by_side;
 pub mod spec;
 pub mod tables;
 #[cfg(feature = "object")]

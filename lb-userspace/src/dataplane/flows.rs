@@ -45,7 +45,7 @@ struct Table<'a, B: Pod> {
 impl<'a, B: Pod> Table<'a, B> {
     /// The places of the bucket `number`.
     fn places<K: Key>(&self, number: u32) -> anyhow::Result<[Place<&'a [AtomicU64]>; PLACES]> {
-        let bucket = self.buckets.words(number)?;
+        let bucket = self.buckets.words_of(number)?;
         Ok(array::from_fn(|index| Place::new::<K>(bucket, index)))
     }
 }
@@ -54,7 +54,7 @@ impl<'a, B: Pod> Buckets for Table<'a, B> {
     type Bucket = &'a [AtomicU64];
 
     fn bucket(&self, number: u32) -> Option<&'a [AtomicU64]> {
-        self.buckets.words(number & (self.buckets.len() - 1)).ok()
+        self.buckets.words_of(number & (self.buckets.len() - 1)).ok()
     }
 
     fn take_room(&self) -> bool {

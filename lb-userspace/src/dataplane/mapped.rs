@@ -59,7 +59,7 @@ impl<T: Pod> Mapped<T> {
     pub(super) fn read(&self, index: u32) -> anyhow::Result<T> {
         let mut value = T::zeroed();
         let (bytes, _) = bytemuck::bytes_of_mut(&mut value).as_chunks_mut();
-        for (word, bytes) in self.words(index)?.iter().zip(bytes) {
+        for (word, bytes) in self.words_of(index)?.iter().zip(bytes) {
             *bytes = word.load(Ordering::Relaxed).to_ne_bytes();
         }
         Ok(value)
@@ -68,7 +68,7 @@ impl<T: Pod> Mapped<T> {
     /// Stores an element. Other threads may read it meanwhile, and must not store to it.
     pub(super) fn store(&self, index: u32, value: &T) -> anyhow::Result<()> {
         let (values, _) = bytemuck::bytes_of(value).as_chunks();
-        for (word, value) in self.words(index)?.iter().zip(values) {
+        for (word, value) in self.words_of(index)?.iter().zip(values) {
             word.store(u64::from_ne_bytes(*value), Ordering::Release);
         }
         Ok(())
@@ -76,17 +76,21 @@ impl<T: Pod> Mapped<T> {
 
     /// The only word of the element at `index`, to be changed beside others.
     pub(super) fn word(&self, index: u32) -> anyhow::Result<&AtomicU64> {
-        self.words(index)?.first().context("an element without words")
+        self.words_of(index)?.first().context("an element without words")
     }
 
-    /// The words of the element at `index`, to be changed beside others.
-    pub(super) fn words(&self, index: u32) -> anyhow::Result<&[AtomicU64]> {
+    /// The words of all elements.
+    pub(super) fn words(&self) -> &[AtomicU64] {
         #[expect(clippy::cast_ptr_alignment, reason = "a mapping starts on a page")]
         let words = self.memory.as_mut_ptr().cast::<AtomicU64>();
         // SAFETY: the mapping is so many words long, starts on a page, is shared with the kernel and lives as long as
         // `self`; this process accesses it in words alone.
-        let words = unsafe { std::slice::from_raw_parts(words, self.elements as usize * Self::WORDS) };
+        unsafe { std::slice::from_raw_parts(words, self.elements as usize * Self::WORDS) }
+    }
+
+    /// The words of the element at `index`, to be changed beside others.
+    pub(super) fn words_of(&self, index: u32) -> anyhow::Result<&[AtomicU64]> {
         ensure!(index < self.elements, "element {index} lies outside an array of {}", self.elements);
-        Ok(&words[index as usize * Self::WORDS..][..Self::WORDS])
+        Ok(&self.words()[index as usize * Self::WORDS..][..Self::WORDS])
     }
 }

@@ -243,7 +243,25 @@ impl Maps {
         })
     }
 
-    pub(super) fn write(&mut self, write: &Write) -> anyhow::Result<()> {
+    /// Does `writes` in their order.
+    pub(super) fn write(&mut self, writes: &[Write]) -> anyhow::Result<()> {
+        // Words of several services are stored at once.
+        let are_of_two = |one: &Write, next: &Write| match (one, next) {
+            (Write::Slots { first, .. }, Write::Slots { first: next, .. }) => first < next,
+            _ => false,
+        };
+        for alike in writes.chunk_by(are_of_two) {
+            let written = match alike {
+                [write] => self.write_one(write),
+                slots => self.services.store(slots.iter().filter_map(Write::words)),
+            };
+            let which = || alike.first().map(ToString::to_string).unwrap_or_default();
+            written.with_context(|| format!("cannot write to the kernel's tables: {}", which()))?;
+        }
+        Ok(())
+    }
+
+    fn write_one(&mut self, write: &Write) -> anyhow::Result<()> {
         match write {
             Write::Egress(index, egress) => self.set_egress(*index, egress),
             // The device map's entry may stay: without an egress entry no packet is sent there.
@@ -276,7 +294,7 @@ impl Maps {
                 self.backends.store(*id, &Backend::zeroed())?;
                 self.services.backend_left(service)
             }
-            Write::Slots { first, words } => self.services.store(*first, words),
+            Write::Slots { .. } => self.services.store(write.words()),
             Write::Ring(service, backends) => self.set_ring(*service, backends),
             Write::Service(endpoint, _) if endpoint.is_vip_marker() => self.vips.insert(endpoint.address),
             Write::Service(endpoint, service) => {

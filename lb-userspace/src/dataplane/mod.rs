@@ -11,6 +11,7 @@ mod memory;
 mod pins;
 mod services;
 mod settings;
+mod stores;
 
 use std::{
     net::IpAddr,
@@ -334,10 +335,7 @@ impl Dataplane for Kernel {
     }
 
     fn write(&mut self, writes: &[Write]) -> anyhow::Result<()> {
-        let mut writes = writes.iter();
-        let written = writes.try_for_each(|write| {
-            self.maps.write(write).with_context(|| format!("cannot write to the kernel's tables: {write}"))
-        });
+        let written = self.maps.write(writes);
         // Whatever was written of them.
         let finished = self.maps.finish().context("cannot finish a change of the kernel's tables");
         written.and(finished)

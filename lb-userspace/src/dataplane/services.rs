@@ -9,16 +9,23 @@ use std::{
 use anyhow::{Context as _, ensure};
 use bytemuck::Zeroable as _;
 use lb_common::{
-    abi::{Service, ServiceEntry, SlotWord, SteadyLayout, family},
+    abi::{Service, ServiceEntry, SlotWord, SteadyLayout, family, steady::Place},
     index::Word,
 };
 
-use super::{index::Index, mapped::Mapped};
+use super::{
+    index::Index,
+    mapped::Mapped,
+    stores::{Arrays, Piece},
+};
 use crate::tables::Endpoint;
 
 /// Ids that one byte tells apart, and two.
 const NARROW: u32 = 255;
 const WIDE: u32 = 65_535;
+
+/// Slots that have room for their places in an element.
+const SLOTS_OF_ELEMENT: u32 = 4;
 
 /// Slots of which one may be out of reach before a service's places are laid out anew.
 const OUT_OF_REACH: u32 = 4;
@@ -41,13 +48,13 @@ pub(super) struct Services {
 
 /// The slots of a service.
 #[derive(Clone, Copy, Debug)]
-struct Slots {
+pub(super) struct Slots {
     service: u32,
     first: u32,
     count: u32,
-    layout: SteadyLayout,
+    pub(super) layout: SteadyLayout,
     /// Steady slots of backends that no place can name.
-    unreached: u32,
+    pub(super) unreached: u32,
 }
 
 impl Services {
@@ -159,39 +166,40 @@ impl Services {
         removed.into_iter().try_for_each(|id| self.entries.store(id, &ServiceEntry::zeroed()))
     }
 
-    /// Stores words, each with its offset from `first`, ascending.
-    pub(super) fn store(&mut self, first: u32, words: &[(u32, SlotWord)]) -> anyhow::Result<()> {
+    /// Stores series of words, each with the slot that the offsets in it count from; a series is ascending, and no two are of the
+    /// same service. What comes before a word that lies beyond all slots is stored.
+    pub(super) fn store<'a>(
+        &mut self,
+        series: impl IntoIterator<Item = (u32, &'a [(u32, SlotWord)])>,
+    ) -> anyhow::Result<()> {
+        let mut pieces = Vec::new();
+        let all = series.into_iter().try_for_each(|(first, words)| self.split(first, words, &mut pieces));
+        for slots in (Arrays { words: self.slots.words(), places: self.steady.words() }).store(&pieces) {
+            if slots.unreached > slots.count / OUT_OF_REACH {
+                self.dubious.insert(slots.first);
+            }
+            self.ranges.insert(slots.first, slots);
+        }
+        all
+    }
+
+    /// Adds words to `pieces`, by service.
+    fn split<'a>(&self, first: u32, words: &'a [(u32, SlotWord)], pieces: &mut Vec<Piece<'a>>) -> anyhow::Result<()> {
         let mut rest = words;
         while let Some((offset, _)) = rest.first() {
             let slot = first.checked_add(*offset).context("a slot beyond all slots")?;
-            let around = self.slots_around(slot);
-            let end = match around {
+            let of = self.slots_around(slot);
+            let end = match of {
                 Some(slots) => slots.range().end,
                 None => self.ranges.range(slot..).next().map_or(u32::MAX, |(first, _)| *first),
             };
+            let end = end.min(self.slots.len());
             let (own, others) = rest.split_at(rest.partition_point(|(offset, _)| first.saturating_add(*offset) < end));
             ensure!(!own.is_empty(), "slot {slot} lies beyond all slots");
-            match around {
-                Some(slots) => self.store_of(slots, first, own)?,
-                // Of no service that packets find: their places come with the service.
-                None => own.iter().try_for_each(|(offset, word)| self.slots.store(first + offset, word))?,
-            }
+            pieces.push(Piece { of, first, words: own });
             rest = others;
         }
         Ok(())
-    }
-
-    /// Stores words of a service, and their places.
-    fn store_of(&mut self, mut slots: Slots, first: u32, words: &[(u32, SlotWord)]) -> anyhow::Result<()> {
-        let before = slots.unreached;
-        let stored = words.iter().try_for_each(|(offset, word)| self.store_one(&mut slots, first + offset, *word));
-        if slots.unreached != before {
-            self.ranges.insert(slots.first, slots);
-        }
-        if slots.unreached > slots.count / OUT_OF_REACH {
-            self.dubious.insert(slots.first);
-        }
-        stored
     }
 
     /// Looks whether the places of a service can be smaller, now that one of its backends is gone.
@@ -202,22 +210,8 @@ impl Services {
         Ok(())
     }
 
-    /// Stores one word and its place, in the order in which each place says what the word says or said.
-    fn store_one(&self, slots: &mut Slots, slot: u32, word: SlotWord) -> anyhow::Result<()> {
-        let old = self.slots.read(slot)?;
-        let number = slots.layout.number(word);
-        if slots.layout.number(old) != number {
-            self.put(*slots, slot, 0)?;
-        }
-        self.slots.store(slot, &word)?;
-        self.put(*slots, slot, number)?;
-        let (more, fewer) = (u32::from(slots.misses(word)), u32::from(slots.misses(old)));
-        slots.unreached = (slots.unreached + more).saturating_sub(fewer);
-        Ok(())
-    }
-
     fn put(&self, slots: Slots, slot: u32, number: u64) -> anyhow::Result<()> {
-        let place = slots.layout.place(slots.first, slot - slots.first);
+        let place = slots.place(slot);
         let old = self.steady.read(place.element())?;
         let new = slots.layout.with(place, old, number);
         if new == old { Ok(()) } else { self.steady.store(place.element(), &new) }
@@ -315,8 +309,18 @@ impl Slots {
         (self.service, self.first, self.count) == (service.id, service.first_slot, service.slot_count)
     }
 
+    /// Where the place of a slot of the service is.
+    pub(super) fn place(&self, slot: u32) -> Place {
+        self.layout.place(self.first, slot - self.first)
+    }
+
+    /// Whether an element of the array of places may have another service's places too.
+    pub(super) const fn shares_elements(&self) -> bool {
+        !self.first.is_multiple_of(SLOTS_OF_ELEMENT) || !self.count.is_multiple_of(SLOTS_OF_ELEMENT)
+    }
+
     /// Whether a slot with this word is steady and no place tells it.
-    fn misses(&self, word: SlotWord) -> bool {
+    pub(super) fn misses(&self, word: SlotWord) -> bool {
         is_steady(word) && self.layout.number(word) == 0
     }
 }

@@ -101,6 +101,17 @@ pub enum Write {
     ClearEgress(u16),
 }
 
+impl Write {
+    /// The first slot of a range and the words that are to be stored there, if it is that.
+    #[must_use]
+    pub fn words(&self) -> Option<(u32, &[(u32, SlotWord)])> {
+        match self {
+            Self::Slots { first, words } => Some((*first, words)),
+            _ => None,
+        }
+    }
+}
+
 /// For messages: of words and ring entries, which may be millions, only how many there are.
 impl fmt::Display for Write {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,7 +1,7 @@
 //! The words of whole ranges, of many services side by side: what a service's slots hold follows from its own entry and
 //! backends alone, and to find it is most of the work of a plan.
 
-use std::{collections::BTreeMap, num::NonZero, panic::resume_unwind, thread, time::SystemTime};
+use std::{collections::BTreeMap, time::SystemTime};
 
 use lb_common::{
     abi::{self, NO_BACKEND, SlotWord, service_flags},
@@ -13,6 +13,7 @@ use super::{BackendKey, FIRST_WORD, Inputs};
 use crate::{
     controller::{entry, full::Full, mirror::Mirror, paths::Reach, takers::Takers},
     health::State,
+    side_by_side::side_by_side,
     spec,
     tables::Endpoint,
 };
@@ -50,21 +51,8 @@ pub struct Range {
 impl Slots<'_> {
     /// The words of each of these services, in their order.
     pub fn of_all(&self, planned: &[Planned<'_>]) -> Result<Vec<Range>, Full> {
-        let of_part = |part: &[Planned<'_>]| part.iter().map(|one| self.of(one)).collect::<Result<Vec<_>, _>>();
-        let cpus = thread::available_parallelism().map_or(1, NonZero::get);
-        let threads = cpus.min(planned.len() / WORTH_A_THREAD);
-        if threads < 2 {
-            return of_part(planned);
-        }
-        thread::scope(|scope| {
-            let parts = planned.chunks(planned.len().div_ceil(threads));
-            let parts: Vec<_> = parts.map(|part| scope.spawn(move || of_part(part))).collect();
-            let mut all = Vec::with_capacity(planned.len());
-            for part in parts {
-                all.append(&mut part.join().unwrap_or_else(|panic| resume_unwind(panic))?);
-            }
-            Ok(all)
-        })
+        let all = side_by_side(planned, planned.len() / WORTH_A_THREAD, |one| self.of(one));
+        all.into_iter().collect()
     }
 
     /// The words of a service's range: new flows go where the fill says, old ones stay where they are (see

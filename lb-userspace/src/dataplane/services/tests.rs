@@ -120,10 +120,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn store(services: &mut Services, first: u32, words: &[(u32, SlotWord)]) {
+    services.store([(first, words)]).unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    #[test]
+#[test]
     fn a_place_says_what_the_word_says_or_nothing(steps in prop::collection::vec(step(), 1..40)) {
         let mut services = services();
         let mut model: BTreeMap<u32, Vec<SlotWord>> = (1..5).map(|id| (id, vec![SlotWord(0); SLOTS as usize])).collect();
@@ -131,7 +135,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Store(id, words) => {
-                    services.store(service(id).first_slot, &words).unwrap();
+                    store(&mut services, service(id).first_slot, &words);
                     for (offset, word) in words {
                         model.get_mut(&id).unwrap()[offset as usize] = word;
                     }
@@ -182,7 +186,7 @@ fn all(id: impl Fn(u32) -> u32) -> Vec<(u32, SlotWord)> {
 /// What the places of the service 1 tell, after `words` were stored and it was added.
 fn told(words: &[(u32, SlotWord)]) -> (Vec<u32>, Services) {
     let mut services = services();
-    services.store(0, words).unwrap();
+    store(&mut services, 0, words);
     services.insert(&endpoint_of(1), &service(1)).unwrap();
     (places(&services), services)
 }
@@ -218,7 +222,7 @@ fn one_that_lies_far_off_does_not_cost_the_others_their_byte() {
 fn a_service_whose_backends_are_replaced_one_by_one_keeps_its_places() {
     let (_, mut services) = told(&all(|_| 5));
     for offset in 0..SLOTS {
-        services.store(0, &[(offset, SlotWord::steady(400))]).unwrap();
+        store(&mut services, 0, &[(offset, SlotWord::steady(400))]);
         services.finish().unwrap();
         let missing = places(&services).iter().filter(|told| **told == NO_BACKEND).count();
         assert!(missing <= SLOTS as usize / 4, "{missing} after {offset}");
@@ -235,7 +239,7 @@ fn words_of_several_services_are_stored_at_once() {
     let mut services = services();
     (1..=4).for_each(|id| services.insert(&endpoint_of(id), &service(id)).unwrap());
     let words: Vec<_> = (0..ALL_SLOTS).map(|slot| (slot, SlotWord::steady(1 + slot / SLOTS))).collect();
-    services.store(0, &words).unwrap();
+    store(&mut services, 0, &words);
     services.finish().unwrap();
     let reader = Reader::of(&services);
     for id in 1..=4 {
@@ -247,7 +251,7 @@ fn words_of_several_services_are_stored_at_once() {
 #[test]
 fn a_service_that_moves_to_another_id_and_range_is_found_there() {
     let (_, mut services) = told(&all(|_| 5));
-    services.store(SLOTS, &all(|_| 6)).unwrap();
+    store(&mut services, SLOTS, &all(|_| 6));
     let moved = Service { id: 2, ..service(2) };
     services.insert(&endpoint_of(1), &moved).unwrap();
     assert_eq!(services.read().unwrap(), [(endpoint_of(1), moved)]);
@@ -263,9 +267,9 @@ fn a_packet_reads_what_a_slot_is_or_was_while_it_changes() {
     std::thread::scope(|scope| {
         let changes = scope.spawn(|| {
             for id in 1..50_000 {
-                services.store(0, &[(0, SlotWord::new(id + 1, id, true))]).unwrap();
+                store(&mut services, 0, &[(0, SlotWord::new(id + 1, id, true))]);
                 assert_eq!(reader.place(&entry, 0), NO_BACKEND, "a tracked slot has no place");
-                services.store(0, &[(0, SlotWord::steady(id + 1))]).unwrap();
+                store(&mut services, 0, &[(0, SlotWord::steady(id + 1))]);
                 assert_eq!(reader.place(&entry, 0), id + 1);
             }
         });
@@ -286,7 +290,7 @@ fn packets_are_waited_for_once_whatever_changed_and_find_no_place_then() {
     let (waits, mut services) = told_when_waiting();
     // All of three services move out of reach, and one goes.
     for id in 1..=3 {
-        services.store(service(id).first_slot, &all(|_| 1000 * id)).unwrap();
+        store(&mut services, service(id).first_slot, &all(|_| 1000 * id));
     }
     services.remove(&endpoint_of(4)).unwrap();
     assert_eq!(*waits.lock().unwrap(), 0, "not before the end");
@@ -299,7 +303,7 @@ fn packets_are_waited_for_once_whatever_changed_and_find_no_place_then() {
         assert!((0..SLOTS).all(|offset| reader.place(&entry, offset) == 1000 * id));
     }
     services.finish().unwrap();
-    services.store(0, &all(|_| 1001)).unwrap();
+    store(&mut services, 0, &all(|_| 1001));
     services.finish().unwrap();
     assert_eq!(*waits.lock().unwrap(), 1, "nothing had to be laid out anew");
 }
@@ -318,7 +322,7 @@ fn told_when_waiting() -> (Arc<Mutex<u32>>, Services) {
         }
     }));
     for id in 1..=4 {
-        services.store(service(id).first_slot, &all(|_| 7)).unwrap();
+        store(&mut services, service(id).first_slot, &all(|_| 7));
         services.insert(&endpoint_of(id), &service(id)).unwrap();
     }
     *reader.lock().unwrap() = Some(Reader::of(&services));
@@ -344,13 +348,55 @@ fn whoever_takes_over_mends_places_wherever_the_last_one_died() {
 }
 
 #[test]
+fn words_of_many_services_are_stored_side_by_side() {
+    // Enough for several threads; and the same where services share an element of the array of places.
+    for count in [1 << 16, (1 << 16) + 1] {
+        let all = Mapped::anonymous(4 * count).unwrap();
+        let places = Mapped::anonymous(steady::elements(4 * count)).unwrap();
+        let (entries, index) = (Mapped::anonymous(8).unwrap(), Mapped::anonymous(32).unwrap());
+        let mut services = Services::new(entries, index, all, places, SEED, Box::new(|| {}));
+        let first = |id| (id - 1) * count;
+        let words = |of: fn(u32) -> u32| (0..count).map(move |slot| (slot, SlotWord::steady(of(slot)))).collect();
+        let before: Vec<_> = words(|slot| 1 + slot % 5);
+        let after: Vec<_> = words(|slot| 2 + slot % 7 * 100);
+        services.store((1..=4).map(|id| (first(id), before.as_slice()))).unwrap();
+        for id in 1..=4 {
+            let service = Service { id, first_slot: first(id), slot_count: count, ..Service::zeroed() };
+            services.insert(&endpoint_of(id), &service).unwrap();
+        }
+        services.store((1..=4).map(|id| (first(id), after.as_slice()))).unwrap();
+        let reader = Reader::of(&services);
+        for id in 1..=4 {
+            let entry = reader.service(&endpoint_of(id)).unwrap();
+            let mut unreached = 0;
+            for (slot, word) in &after {
+                assert_eq!(reader.word(&entry, *slot), *word);
+                let told = reader.place(&entry, *slot);
+                unreached += u32::from(told == NO_BACKEND);
+                assert!(told == NO_BACKEND || told == word.current(), "service {id}, slot {slot}: {told}");
+            }
+            assert_eq!(services.ranges[&first(id)].unreached, unreached);
+            assert!(unreached > 0 && services.dubious.contains(&first(id)));
+        }
+    }
+}
+
+#[test]
+fn what_comes_before_a_slot_beyond_all_slots_is_stored() {
+    let mut services = services();
+    let words = [(0, SlotWord::steady(5)), (ALL_SLOTS, SlotWord::steady(6))];
+    services.store([(0, words.as_slice())]).unwrap_err();
+    assert_eq!(services.slots.read(0).unwrap(), SlotWord::steady(5));
+}
+
+#[test]
 fn ids_that_no_layout_reaches_are_left_to_the_words() {
     // A third in each of three windows of two bytes.
     let (told, mut services) = told(&all(|offset| 1 + offset % 3 * 100_000));
     let kept = layout(&services);
     assert!(kept.is_wide());
     assert_eq!(told.iter().filter(|id| **id != NO_BACKEND).count(), SLOTS as usize / 3);
-    services.store(0, &[(1, SlotWord::steady(100_002))]).unwrap();
+    store(&mut services, 0, &[(1, SlotWord::steady(100_002))]);
     services.finish().unwrap();
     assert_eq!(layout(&services), kept, "another would reach no more");
 }
@@ -368,7 +414,7 @@ fn a_byte_tells_255_backends() {
 fn before_places_get_another_layout_a_packet_finds_none_of_them() {
     let mut services = services();
     for id in 1..=3 {
-        services.store(service(id).first_slot, &all(|offset| 7 + offset * 300)).unwrap();
+        store(&mut services, service(id).first_slot, &all(|offset| 7 + offset * 300));
         services.insert(&endpoint_of(id), &service(id)).unwrap();
     }
     let slots = services.ranges[&service(2).first_slot];
