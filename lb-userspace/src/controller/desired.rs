@@ -163,13 +163,7 @@ impl<'a> Desired<'a> {
 
     /// Adds what is `affected`. Says what was looked at: services where a few backends do not tell everything, whole.
     fn part(&mut self, mut affected: Affected) -> Result<Affected, Full> {
-        let mut whole = BTreeSet::new();
-        for (key, backends) in affected.by_service() {
-            let service = self.inputs.services.get(&key);
-            if !service.is_some_and(|service| self.few(&key, service, &backends)) {
-                whole.insert(key);
-            }
-        }
+        let mut whole = self.few(&affected);
         affected.services.append(&mut whole);
         let services = affected.services.iter().filter_map(|key| self.inputs.services.get_key_value(key));
         services.into_iter().try_for_each(|(key, service)| self.service(key, service))?;
@@ -191,7 +185,10 @@ impl<'a> Desired<'a> {
                 Some(id) => id,
                 None => self.ids.backend()?,
             };
-            let entry = self.backend(key, service, entry.id, backend, id);
+            let old = self.mirror.tables().backends.get(&id);
+            let next_hop = self.next_hop(backend.address, old.map_or(NextHop::UNRESOLVED, |old| old.next_hop));
+            let (entry, due) = self.backend(key, service, entry.id, (backend, old), next_hop);
+            self.due_at(key, due);
             backends.insert(id, abi::Backend { weight: weights.weight(backend), ..entry });
         }
         if service.mode == spec::Mode::Nat {
@@ -219,9 +216,7 @@ impl<'a> Desired<'a> {
             if range.moved > 0 {
                 self.moved.insert(key, range.moved);
             }
-            if let Some(due) = range.due {
-                self.due_at(&key, due);
-            }
+            self.due_at(&key, range.due);
             self.tables.slots.insert(entry.first_slot, range.words);
             self.tables.services.insert(key, entry);
             self.tables.backends.extend(backends);
@@ -229,23 +224,19 @@ impl<'a> Desired<'a> {
         Ok(())
     }
 
+    /// The entry of a backend, given the one that it has, but for its weight; and when time alone makes it another.
     fn backend(
-        &mut self,
+        &self,
         key: &Endpoint,
         service: &spec::Service,
         id_of_service: u32,
-        backend: &spec::Backend,
-        id: u32,
-    ) -> abi::Backend {
+        (backend, old): (&spec::Backend, Option<&abi::Backend>),
+        next_hop: NextHop,
+    ) -> (abi::Backend, Option<SystemTime>) {
         let known = BackendKey { service: *key, address: backend.address, port: entry::own_port(backend) };
-        let old = self.mirror.tables().backends.get(&id);
-        let (old_state, old_hop) = old.map_or((0, NextHop::UNRESOLVED), |old| (old.state, old.next_hop));
+        let old_state = old.map_or(0, |old| old.state);
         let phase = phase::of(service, backend, self.inputs.health.get(&known), old_state, self.inputs.now);
-        if let Some(due) = phase.due {
-            self.due_at(key, due);
-        }
-        let next_hop = self.next_hop(backend.address, old_hop);
-        entry::backend(service, id_of_service, backend, phase.state, next_hop)
+        (entry::backend(service, id_of_service, backend, phase.state, next_hop), phase.due)
     }
 
     /// Adds the entries of backends that the service has no longer, and their ways back, which flows may still need.
@@ -268,8 +259,10 @@ impl<'a> Desired<'a> {
         }
     }
 
-    fn due_at(&mut self, key: &Endpoint, due: SystemTime) {
-        self.due.entry(*key).and_modify(|sooner| *sooner = due.min(*sooner)).or_insert(due);
+    fn due_at(&mut self, key: &Endpoint, due: Option<SystemTime>) {
+        if let Some(due) = due {
+            self.due.entry(*key).and_modify(|sooner| *sooner = due.min(*sooner)).or_insert(due);
+        }
     }
 
     fn next_hop(&mut self, address: IpAddr, old: NextHop) -> NextHop {

@@ -187,13 +187,15 @@ impl<'a> Egresses<'a> {
 
     /// The next hop of a backend, given the one in the tables so far. It is unresolved where its device finds no room.
     pub fn of_backend(&mut self, reach: &Reach, old: NextHop) -> NextHop {
-        self.next_hop(reach, old, self.limit).unwrap_or(NextHop::UNRESOLVED)
+        self.make_room(reach, self.limit);
+        self.known(reach, old).unwrap_or(NextHop::UNRESOLVED)
     }
 
     /// The next hop of clients, given the one in the tables so far. It is unresolved, and counted as held back, where
     /// its device finds no room: without an entry a less specific route would send replies elsewhere.
     pub fn of_clients(&mut self, reach: &Reach, old: NextHop) -> NextHop {
-        self.next_hop(reach, old, self.limit.saturating_sub(FOR_BACKENDS)).unwrap_or_else(|| {
+        self.make_room(reach, self.limit.saturating_sub(FOR_BACKENDS));
+        self.known(reach, old).unwrap_or_else(|| {
             self.held_back += 1;
             NextHop::UNRESOLVED
         })
@@ -211,14 +213,13 @@ impl<'a> Egresses<'a> {
         self.entries
     }
 
-    /// `None` if there is no room below `limit` for the device.
-    fn next_hop(&mut self, reach: &Reach, old: NextHop, limit: u16) -> Option<NextHop> {
+    /// The next hop, given the one in the tables so far; `None` if its device has no entry.
+    #[must_use]
+    pub fn known(&self, reach: &Reach, old: NextHop) -> Option<NextHop> {
         match *reach {
-            Reach::Known { mac, ifindex, .. } => match self.devices.get(&ifindex) {
-                Some(egress) => Some(NextHop::new(mac, self.index(egress, limit)?)),
-                // It is not (or no longer) there.
-                None => Some(NextHop::UNRESOLVED),
-            },
+            // It is not (or no longer) there.
+            Reach::Known { ifindex, .. } if !self.devices.contains_key(&ifindex) => Some(NextHop::UNRESOLVED),
+            Reach::Known { mac, ifindex, .. } => Some(NextHop::new(mac, self.index(ifindex)?)),
             Reach::Unknown { ifindex, failed: false, .. } => {
                 let same_device = self.entries.get(&old.egress()).is_some_and(|egress| egress.ifindex == ifindex);
                 Some(if same_device { old } else { NextHop::UNRESOLVED })
@@ -228,13 +229,32 @@ impl<'a> Egresses<'a> {
         }
     }
 
-    /// The index of a device; it is found or made.
-    fn index(&mut self, egress: &abi::Egress, limit: u16) -> Option<u16> {
-        if let Some((index, _)) = self.entries.iter().find(|(_, entry)| entry.ifindex == egress.ifindex) {
-            return Some(*index);
+    /// Adds an entry for the device of `reach`, if it needs one and there is room below `limit`.
+    fn make_room(&mut self, reach: &Reach, limit: u16) {
+        let Reach::Known { ifindex, .. } = reach else { return };
+        let Some(egress) = self.devices.get(ifindex).filter(|_| self.index(*ifindex).is_none()) else { return };
+        if let Some(index) = (1..limit).find(|index| !self.entries.contains_key(index)) {
+            self.entries.insert(index, *egress);
         }
-        let index = (1..limit).find(|index| !self.entries.contains_key(index))?;
-        self.entries.insert(index, *egress);
-        Some(index)
+    }
+
+    fn index(&self, ifindex: u32) -> Option<u16> {
+        self.entries.iter().find(|(_, entry)| entry.ifindex == ifindex).map(|(index, _)| *index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_next_hop_is_known_once_its_device_has_an_entry() {
+        let devices = [(7, abi::Egress { ifindex: 7, mtu: 1500, mac: [2; 6], pad: [0; 2] })].into();
+        let mut egresses = Egresses::new(&BTreeMap::new(), &devices, 4);
+        let reach = Reach::Known { mac: [4; 6], ifindex: 7, gateway: None };
+        assert_eq!(egresses.known(&reach, NextHop::UNRESOLVED), None);
+        let hop = egresses.of_backend(&reach, NextHop::UNRESOLVED);
+        assert!(hop.is_resolved());
+        assert_eq!(egresses.known(&reach, NextHop::UNRESOLVED), Some(hop));
     }
 }
