@@ -14,6 +14,9 @@ use lb_common::abi::SlotWord;
 use memmap2::{MmapOptions, MmapRaw};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
+/// Pause between two looks at many slots: who only looks is not to take a CPU, and the words that come next, from those who store.
+const LOOK: Duration = Duration::from_micros(50);
+
 /// A moment by both clocks: the daemon's log has the wall clock's.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
@@ -92,7 +95,7 @@ impl Slots {
         for (index, (slot, had)) in slots.iter().enumerate() {
             while SlotWord(words[*slot as usize].load(Ordering::Relaxed)).current() == *had {
                 ensure!(began.elapsed() < patience, "{} of {} slots still name it", slots.len() - index, slots.len());
-                thread::yield_now();
+                thread::sleep(LOOK);
             }
         }
         Ok(Seen::now())
