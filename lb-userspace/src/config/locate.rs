@@ -1,9 +1,6 @@
 //! Where in the file something is.
 
-use toml::{
-    Spanned,
-    de::{DeTable, DeValue},
-};
+use toml::{Spanned, de::DeValue};
 
 use super::problem::{Part, Path, Problem, Segment};
 
@@ -38,12 +35,12 @@ impl<'t> Lines<'t> {
 }
 
 /// Whether `path` leads to anything.
-pub(super) fn exists(document: &Spanned<DeTable<'_>>, path: &Path) -> bool {
+pub(super) fn exists(document: &Spanned<DeValue<'_>>, path: &Path) -> bool {
     walk(document, path.segments()).is_some()
 }
 
 /// Where `problem` is. What is missing is at the table that it is missing from.
-pub(super) fn offset(document: &Spanned<DeTable<'_>>, problem: &Problem) -> usize {
+pub(super) fn offset(document: &Spanned<DeValue<'_>>, problem: &Problem) -> usize {
     let mut path = problem.path.segments();
     loop {
         if let Some((key, value)) = walk(document, path) {
@@ -56,10 +53,10 @@ pub(super) fn offset(document: &Spanned<DeTable<'_>>, problem: &Problem) -> usiz
 }
 
 /// Where what `path` leads to starts: its key, if it has one, and its value.
-fn walk(document: &Spanned<DeTable<'_>>, path: &[Segment]) -> Option<(usize, usize)> {
+fn walk(document: &Spanned<DeValue<'_>>, path: &[Segment]) -> Option<(usize, usize)> {
     let start = document.span().start;
     let mut found = (start, start);
-    let mut table = Some(document.get_ref());
+    let mut table = document.get_ref().as_table();
     let mut array = None;
     for segment in path {
         let (key, value) = match segment {

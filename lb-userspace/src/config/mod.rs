@@ -13,7 +13,10 @@ mod validate;
 
 use std::{fmt, io, path};
 
-use toml::de::DeTable;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 use locate::Lines;
 pub use locate::Position;
@@ -65,6 +68,7 @@ pub fn parse(text: &str, origin: &str) -> Result<Spec, ConfigError> {
         let found = found.map_or_else(String::new, |found| format!(" at {found:?}"));
         return Err(ConfigError::one(origin, position, error.message().replace('\n', "; ") + &found));
     }
+    let document = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
     shape::read(&document).and_then(|config| validate(&config)).map_err(|problems| {
         let mut located: Vec<_> =
             problems.into_iter().map(|problem| (locate::offset(&document, &problem), problem)).collect();

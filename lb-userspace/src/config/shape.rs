@@ -14,10 +14,7 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-use toml::{
-    Spanned,
-    de::{DeTable, DeValue},
-};
+use toml::{Spanned, de::DeValue};
 
 use super::{
     locate,
@@ -36,12 +33,11 @@ const RENAMED: [(&str, &str); 1] = [("hash", "scheduler")];
 /// # Errors
 /// Every problem of shape, up to [`MOST_PROBLEMS`]: reading goes on without what is wrong. Of several fields missing
 /// from one table only the first is named.
-pub(super) fn read(document: &Spanned<DeTable<'_>>) -> Result<raw::Config, Vec<Problem>> {
-    let root = DeValue::Table(document.get_ref().clone());
+pub(super) fn read(document: &Spanned<DeValue<'_>>) -> Result<raw::Config, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut skipped = Vec::new();
     loop {
-        let node = Node { value: &root, path: Path::default(), skipped: &skipped };
+        let node = Node { value: document.get_ref(), way: Way::Root, skipped: &skipped };
         let problem = match raw::Config::deserialize(node) {
             Ok(config) if problems.is_empty() => return Ok(config),
             Ok(_) => return Err(problems),
@@ -63,12 +59,19 @@ pub(super) fn read(document: &Spanned<DeTable<'_>>) -> Result<raw::Config, Vec<P
 }
 
 /// A value of the document and the way to it.
-#[derive(Clone)]
-struct Node<'de> {
+struct Node<'de, 'way> {
     value: &'de DeValue<'de>,
-    path: Path,
+    way: Way<'way>,
     /// What to leave out, because a problem with it is known.
-    skipped: &'de [Path],
+    skipped: &'way [Path],
+}
+
+/// The way to a value. It becomes a [`Path`] only where something is wrong: there may be very many values.
+#[derive(Clone, Copy)]
+enum Way<'way> {
+    Root,
+    Field(&'way Way<'way>, &'way str),
+    Item(&'way Way<'way>, usize, &'way DeValue<'way>),
 }
 
 /// What is wrong with a [`Node`] or something below it.
@@ -82,9 +85,19 @@ struct Error {
     message: String,
 }
 
-impl<'de> Node<'de> {
+impl Way<'_> {
+    fn path(self) -> Path {
+        match self {
+            Self::Root => Path::default(),
+            Self::Field(table, key) => table.path().key(key),
+            Self::Item(list, index, item) => list.path().item(index, label(item).as_deref()),
+        }
+    }
+}
+
+impl<'de> Node<'de, '_> {
     fn is_wanted(&self) -> bool {
-        !self.skipped.contains(&self.path)
+        self.skipped.is_empty() || !self.skipped.contains(&self.way.path())
     }
 
     /// Visits the value as what it is.
@@ -98,7 +111,7 @@ impl<'de> Node<'de> {
             },
             DeValue::Float(_) | DeValue::Datetime(_) => Err(self.unexpected(&expectation(&visitor))),
             DeValue::Array(_) => {
-                let items = self.items().filter(Self::is_wanted);
+                let items = self.items().filter(Node::is_wanted);
                 visitor.visit_seq(SeqDeserializer::new(items))
             }
             DeValue::Table(_) => {
@@ -106,22 +119,22 @@ impl<'de> Node<'de> {
                 visitor.visit_map(MapDeserializer::new(fields))
             }
         };
-        visited.map_err(|error| error.at(&self.path))
+        visited.map_err(|error| error.at(self.way))
     }
 
-    fn items(&self) -> impl Iterator<Item = Self> {
+    fn items(&self) -> impl Iterator<Item = Node<'de, '_>> {
         let items = self.value.as_array().into_iter().flatten().enumerate();
         items.map(|(index, item)| {
             let value = item.get_ref();
-            Self { value, path: self.path.item(index, label(value).as_deref()), skipped: self.skipped }
+            Node { value, way: Way::Item(&self.way, index, value), skipped: self.skipped }
         })
     }
 
-    fn fields(&self) -> impl Iterator<Item = (&'de str, Self)> {
+    fn fields(&self) -> impl Iterator<Item = (&'de str, Node<'de, '_>)> {
         let fields = self.value.as_table().into_iter().flatten();
         fields.map(|(key, value)| {
             let key = key.get_ref().as_ref();
-            (key, Self { value: value.get_ref(), path: self.path.key(key), skipped: self.skipped })
+            (key, Node { value: value.get_ref(), way: Way::Field(&self.way, key), skipped: self.skipped })
         })
     }
 
@@ -131,7 +144,7 @@ impl<'de> Node<'de> {
     }
 
     fn unexpected(&self, expected: &str) -> Error {
-        Error::new(format!("expected {expected}, found {}", self.describe())).at(&self.path)
+        Error::new(format!("expected {expected}, found {}", self.describe())).at(self.way)
     }
 
     fn describe(&self) -> String {
@@ -147,7 +160,7 @@ impl<'de> Node<'de> {
     }
 }
 
-impl<'de> Deserializer<'de> for Node<'de> {
+impl<'de> Deserializer<'de> for Node<'de, '_> {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -176,8 +189,8 @@ impl<'de> Deserializer<'de> for Node<'de> {
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        let keys = self.path.keys();
         if self.value.is_table() {
+            let keys = self.way.path().keys();
             return Err(self.unexpected(&format!("a list, each entry of which starts with [[{keys}]]")));
         }
         self.visit_if(self.value.is_array(), "a list", visitor)
@@ -200,7 +213,7 @@ impl<'de> Deserializer<'de> for Node<'de> {
     ) -> Result<V::Value, Error> {
         let text = self.value.as_str().ok_or_else(|| self.unexpected(&alternatives(variants)))?;
         let variant: StrDeserializer<'_, Error> = text.into_deserializer();
-        variant.deserialize_enum(name, variants, visitor).map_err(|error| error.at(&self.path))
+        variant.deserialize_enum(name, variants, visitor).map_err(|error| error.at(self.way))
     }
 
     forward_to_deserialize_any! {
@@ -209,7 +222,7 @@ impl<'de> Deserializer<'de> for Node<'de> {
     }
 }
 
-impl<'de> IntoDeserializer<'de, Error> for Node<'de> {
+impl<'de> IntoDeserializer<'de, Error> for Node<'de, '_> {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {
@@ -222,9 +235,10 @@ impl Error {
         Self { path: None, field: None, part: Part::Value, message }
     }
 
-    /// Settles the path of an error that leaves the node at `path`, unless an inner node has.
-    fn at(mut self, path: &Path) -> Self {
-        self.path.get_or_insert_with(|| self.field.as_deref().map_or_else(|| path.clone(), |field| path.key(field)));
+    /// Settles the path of an error that leaves the node at the end of `way`, unless an inner node has.
+    fn at(mut self, way: Way<'_>) -> Self {
+        let of_node = || self.field.as_deref().map_or_else(|| way.path(), |field| way.path().key(field));
+        self.path.get_or_insert_with(of_node);
         self
     }
 }

@@ -82,22 +82,21 @@ impl<'r> Clashes<'r> {
         path: &Path,
         problems: &mut Problems,
     ) -> bool {
-        let path = path.key("address");
         let other = self.targets.insert(target, label.to_owned());
         if let Some(other) = &other {
             let what = describe(target.address, target.port, service.protocol);
-            problems.add(path, format!("{what} already is backend {other:?} of this service"));
+            problems.add(path.key("address"), format!("{what} already is backend {other:?} of this service"));
         } else if let Some(other) = self.vips.get(&target.address) {
             let message =
                 format!("{} is the VIP of service {other:?}; packets would go round in circles", target.address);
-            problems.add(path, message);
+            problems.add(path.key("address"), message);
         } else if service.mode == Mode::Nat {
-            self.add_nat(service, target, path, problems);
+            self.add_nat(service, target, &path.key("address"), problems);
         }
         other.is_some()
     }
 
-    fn add_nat(&mut self, service: &'r raw::Service, target: Target, path: Path, problems: &mut Problems) {
+    fn add_nat(&mut self, service: &'r raw::Service, target: Target, path: &Path, problems: &mut Problems) {
         let users = self.nat.entry((target.address, service.protocol)).or_default();
         let overlaps = |port: ServicePort| port == target.port || [port, target.port].contains(&ServicePort::Any);
         let other = users.iter().find(|(port, name)| *name != service.name && overlaps(*port));
@@ -107,7 +106,7 @@ impl<'r> Clashes<'r> {
                  and port, so give it another port or address here",
                 describe(target.address, *port, service.protocol)
             );
-            problems.add(path, message);
+            problems.add(path.clone(), message);
         }
         users.push((target.port, &service.name));
     }
