@@ -5,6 +5,10 @@ use std::collections::BTreeMap;
 use lb_common::abi::SlotWord;
 
 use super::{Tables, Write};
+use crate::side_by_side::side_by_side;
+
+/// Ranges of slots for which a thread of its own is worth while.
+const WORTH_A_THREAD: usize = 16;
 
 /// The writes that turn `actual` into `desired`, none if they are equal.
 ///
@@ -34,10 +38,12 @@ pub fn diff_of_part(
     writes.extend(changed(&actual.backends, &desired.backends).map(|(id, backend)| Write::Backend(*id, *backend)));
     writes.extend(changed(&actual.reverse, &desired.reverse).map(|(key, reverse)| Write::Reverse(*key, *reverse)));
     writes.extend(words);
-    writes.extend(desired.slots.iter().filter_map(|(first, range)| {
-        let words = changed_words(slots.get(first).map_or(&[], Vec::as_slice), range);
-        (!words.is_empty()).then_some(Write::Slots { first: *first, words })
-    }));
+    let ranges: Vec<_> = desired.slots.iter().collect();
+    let changed_of = side_by_side(&ranges, ranges.len() / WORTH_A_THREAD, |(first, range)| {
+        changed_words(slots.get(first).map_or(&[], Vec::as_slice), range)
+    });
+    let changed_ranges = ranges.into_iter().zip(changed_of).filter(|(_, words)| !words.is_empty());
+    writes.extend(changed_ranges.map(|((first, _), words)| Write::Slots { first: *first, words }));
     writes.extend(changed(&actual.rings, &desired.rings).map(|(id, ring)| Write::Ring(*id, ring.clone())));
     writes.extend(changed(&actual.services, &desired.services).map(|(key, service)| Write::Service(*key, *service)));
 
