@@ -65,9 +65,6 @@ const ONE_PASSED_BY: u64 = 1 << 32;
 /// Set while the bucket is locked.
 const LOCKED: u64 = 1 << 63;
 
-/// From an entry's word to when it was opened, in bytes.
-pub const WORD_TO_OPENED: usize = (TAIL - WORD) * size_of::<u64>();
-
 /// A flow's key, in cells.
 pub trait Key: Pod {
     /// Its cells.
@@ -246,12 +243,19 @@ impl<B: Cells> Entry for Place<B> {
 /// The entry of the flow `key`, whose hash is `hash`.
 #[inline(always)]
 pub fn find<K: Key, T: Buckets>(table: &T, key: &K, hash: u32) -> Option<Place<T::Bucket>> {
+    let (number, index) = locate(table, key, hash)?;
+    Some(Place::new::<K>(table.bucket(number)?, index))
+}
+
+/// Where it is: the bucket's number and which of its places.
+#[inline(always)]
+pub fn locate<K: Key, T: Buckets>(table: &T, key: &K, hash: u32) -> Option<(u32, usize)> {
     for distance in 0..LONGEST_CHAIN {
-        let bucket = table.bucket(hash.wrapping_add(distance))?;
+        let number = hash.wrapping_add(distance);
+        let bucket = table.bucket(number)?;
         for index in 0..PLACES {
-            let place = Place::new::<K>(bucket, index);
-            if place.is_of(key) {
-                return Some(place);
+            if Place::new::<K>(bucket, index).is_of(key) {
+                return Some((number, index));
             }
         }
         if bucket.load(TAIL) & !LOCKED < ONE_PASSED_BY {
@@ -268,7 +272,7 @@ pub fn insert<K: Key, T: Buckets>(table: &T, key: &K, hash: u32, entry: &FlowEnt
     if !lock(home) {
         return false;
     }
-    let entered = find(table, key, hash).is_none() && enter(table, key, hash, entry);
+    let entered = locate(table, key, hash).is_none() && enter(table, key, hash, entry);
     // Around the end: the bit was set, and is not any more.
     home.add(TAIL, LOCKED);
     entered

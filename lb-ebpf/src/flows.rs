@@ -5,7 +5,7 @@ use core::ptr;
 use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
 use lb_common::{
     abi::{ENTRIES_V4, ENTRIES_V6, FlowBucketV4, FlowBucketV6, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, explained},
-    flow_table::{self, Buckets, Cells, WORD_TO_OPENED},
+    flow_table::{self, Buckets, Cells, Place},
     tracking::Entry,
 };
 
@@ -69,7 +69,7 @@ impl<B> Buckets for Table<B> {
 
 /// The first cell of a bucket in its map.
 #[derive(Clone, Copy)]
-struct Bucket(*mut u64);
+pub struct Bucket(*mut u64);
 
 impl Bucket {
     #[inline(always)]
@@ -99,8 +99,9 @@ impl Cells for Bucket {
 
     #[inline(always)]
     fn store_low(self, cell: usize, value: u32) {
+        const { assert!(cfg!(target_endian = "little"), "the other half is the low one") };
         // SAFETY: an aligned store to half a cell of the map.
-        unsafe { ptr::write_volatile(low(self.cell(cell)), value) }
+        unsafe { ptr::write_volatile(self.cell(cell).cast::<u32>(), value) }
     }
 
     #[inline(always)]
@@ -122,58 +123,33 @@ impl Cells for Bucket {
     }
 }
 
-/// The low half of a cell.
-#[inline(always)]
-const fn low(cell: *mut u64) -> *mut u32 {
-    const { assert!(cfg!(target_endian = "little"), "the other half is the low one") };
-    cell.cast()
-}
-
-/// The word of an entry in its map. Only valid for the program run that looked it up: until that ends it is that
-/// flow's.
+/// An entry in its map. Only valid for the program run that looked it up: until that ends it is that flow's.
 #[derive(Clone, Copy)]
-pub struct KernelEntry(*mut u64);
+pub struct KernelEntry(Place<Bucket>);
 
 impl KernelEntry {
-    /// An entry that a packet's flow was found to have, if it has one.
+    /// An entry that a packet's flow was found to have.
     #[inline(always)]
-    fn found(word: *mut u64) -> Option<Self> {
-        if word.is_null() {
-            return None;
-        }
-        let entry = Self(word);
+    fn found(place: Place<Bucket>) -> Self {
         if explaining() {
-            // SAFETY: an aligned load of half a cell of the map.
-            let opened = unsafe { ptr::read_volatile(entry.opened()) };
             explain(|explanation| {
-                (explanation.entry_word, explanation.opened) = (entry.word().0, opened);
+                (explanation.entry_word, explanation.opened) = (place.word().0, place.opened());
                 explanation.seen |= explained::ENTRY;
             });
         }
-        Some(entry)
-    }
-
-    #[inline(always)]
-    fn opened(self) -> *mut u32 {
-        // SAFETY: a bucket has these cells side by side, and the verifier looks after it.
-        low(unsafe { self.0.byte_add(WORD_TO_OPENED) })
+        Self(place)
     }
 }
 
 impl Entry for KernelEntry {
     #[inline(always)]
     fn word(&self) -> FlowWord {
-        // SAFETY: an aligned load of a cell of the map.
-        FlowWord(unsafe { ptr::read_volatile(self.0) })
+        self.0.word()
     }
 
     #[inline(always)]
     fn replace(&self, old: FlowWord, new: FlowWord) -> bool {
-        if explaining() {
-            return true;
-        }
-        // SAFETY: a cell of the map.
-        unsafe { atomic::compare_and_swap(self.0, old.0, new.0) }
+        explaining() || self.0.replace(old, new)
     }
 
     #[inline(always)]
@@ -182,24 +158,35 @@ impl Entry for KernelEntry {
             explain(|explanation| explanation.seen |= explained::REPLACED);
             return;
         }
-        // SAFETY: an aligned store to half a cell of the map.
-        unsafe { ptr::write_volatile(self.opened(), opened) }
+        self.0.set_opened(opened);
     }
 }
 
+/// What a search answers with where there is no entry.
+const NOWHERE: u64 = u64::MAX;
+
 macro_rules! functions {
-    ($table:ident, $key:ty, $find:ident, $find_word:ident, $insert:ident, $enter:ident) => {
+    ($table:ident, $key:ty, $find:ident, $locate:ident, $insert:ident, $enter:ident) => {
         /// The entry of a flow.
         #[inline(always)]
+        #[expect(clippy::cast_possible_truncation, reason = "a bucket's number has 32 bits")]
         pub fn $find(key: &$key, hash: u32) -> Option<KernelEntry> {
-            KernelEntry::found($find_word(key, hash))
+            let place = $locate(key, hash);
+            if place == NOWHERE {
+                return None;
+            }
+            let bucket = $table.bucket((place >> 1) as u32)?;
+            Some(KernelEntry::found(Place::new::<$key>(bucket, (place & 1) as usize)))
         }
 
-        // A function of its own, which has little on the stack.
+        // A global function to the verifier, as the next: it looks through their loops once, and not for every way that leads
+        // there. So it can answer with a number only.
+        #[unsafe(no_mangle)]
         #[inline(never)]
-        fn $find_word(key: &$key, hash: u32) -> *mut u64 {
-            let place = flow_table::find(&$table, key, hash);
-            place.map_or(ptr::null_mut(), |place| place.bucket.cell(place.cell))
+        extern "C" fn $locate(key: *const $key, hash: u32) -> u64 {
+            // SAFETY: the verifier sees to it that a whole key is there, or nothing.
+            let place = unsafe { key.as_ref() }.and_then(|key| flow_table::locate(&$table, key, hash));
+            place.map_or(NOWHERE, |(number, index)| u64::from(number) << 1 | index as u64)
         }
 
         /// Enters a flow, if there is room and it has no entry. Whether it did.
@@ -212,7 +199,6 @@ macro_rules! functions {
             $enter(key, hash, entry.word.0, entry.opened) != 0
         }
 
-        // A global function to the verifier, which looks through its loops once.
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $enter(key: *const $key, hash: u32, word: u64, opened: u32) -> u32 {
@@ -223,8 +209,8 @@ macro_rules! functions {
     };
 }
 
-functions!(TABLE_V4, FlowKeyV4, find_v4, find_word_v4, insert_v4, weir_enter_v4);
-functions!(TABLE_V6, FlowKeyV6, find_v6, find_word_v6, insert_v6, weir_enter_v6);
+functions!(TABLE_V4, FlowKeyV4, find_v4, weir_locate_v4, insert_v4, weir_enter_v4);
+functions!(TABLE_V6, FlowKeyV6, find_v6, weir_locate_v6, insert_v6, weir_enter_v6);
 
 /// Adds to a counter that all CPUs share. What it was before; 0 if there is none at `index`.
 #[inline(always)]
