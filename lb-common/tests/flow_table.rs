@@ -250,7 +250,9 @@ fn a_flow_is_entered_once_whoever_tries_at_the_same_time() {
                     for client in (first..first + CLIENTS).map(|client| client % CLIENTS) {
                         let own = entry(thread as u32);
                         // Whoever does not get the lock may try again.
+                        let mut attempts = 0..1_000_000;
                         while find(&table, &key(client), hash(client)).is_none() {
+                            assert!(attempts.next().is_some(), "client {client} is never entered");
                             if insert(&table, &key(client), hash(client), &own) {
                                 entered[client as usize].fetch_add(thread, Ordering::SeqCst);
                             }
