@@ -100,7 +100,7 @@ macro_rules! key {
 key!(FlowKeyV4, 2);
 key!(FlowKeyV6, 5);
 
-/// A bucket in memory that others read and change at the same time. Every cell is read and written as a whole.
+/// A bucket in memory that others read and change at the same time, a cell (or its low half) at once.
 pub trait Cells: Copy {
     /// What is in `cell`.
     fn load(self, cell: usize) -> u64;
