@@ -4,6 +4,7 @@
 //! or go to packets stay in network order as byte arrays. Changing anything here changes [`ABI_VERSION`].
 
 mod explanation;
+pub mod fixed;
 mod flow;
 mod service;
 pub mod steady;
@@ -19,7 +20,7 @@ pub use service::{Service, ServiceEntry, choice, service_flags};
 pub use steady::SteadyLayout;
 
 /// Layout version of every pinned map. A controller that finds another version refuses to touch the maps.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Backend id that names no backend. Ids start at 1.
 pub const NO_BACKEND: u32 = 0;
@@ -76,11 +77,11 @@ pub struct EndpointV6 {
 /// is set before the first such entry is there, and stays.
 pub mod kinds {
     /// Services on every port of an address.
-    pub const ANY_PORT_SERVICES: u32 = 1;
+    pub const ANY_PORT_SERVICES: u64 = 1;
     /// Ways back from one port of a backend.
-    pub const REVERSE: u32 = 1 << 1;
+    pub const REVERSE: u64 = 1 << 1;
     /// Ways back from every port of a backend.
-    pub const ANY_PORT_REVERSE: u32 = 1 << 2;
+    pub const ANY_PORT_REVERSE: u64 = 1 << 2;
 }
 
 /// The backends that a service's scheduler draws from, by id: under the service's id in an array.

@@ -25,7 +25,7 @@ pub trait Tables {
     /// Kernel index of the device that the packet came in by.
     fn ingress_ifindex(&self) -> u32;
     /// Bits of [`kinds`]: what may be found at all.
-    fn kinds(&self) -> u32;
+    fn kinds(&self) -> u64;
     /// Service of an IPv4 endpoint.
     fn service_v4(&self, key: &EndpointV4) -> Option<ServiceEntry>;
     /// Service of an IPv6 endpoint.

@@ -13,6 +13,7 @@ mod decap;
 mod endpoints;
 mod flows;
 mod frame;
+mod memory;
 mod tables;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};

@@ -11,7 +11,7 @@ use lb_common::{
     abi::{
         Backend, Egress, EndpointV4, EndpointV6, Explanation, FLOW_COUNTERS, FlowEntry, FlowKeyV4, FlowKeyV6,
         HANDSHAKES, Handshake, HandshakeTimes, NO_BACKEND, NextHop, OuterV4, OuterV6, REASON_COUNTERS, RING_ENTRIES,
-        Reverse, Ring, ServiceEntry, Settings, SlotWord, Traffic, WantedNeighbour, explained,
+        Reverse, Ring, ServiceEntry, Settings, SlotWord, Traffic, WantedNeighbour, explained, fixed::FixedTable,
     },
     hash,
     reason::Reason,
@@ -23,6 +23,7 @@ use lb_common::{
 use crate::{
     endpoints::{find_reverse, find_service},
     flows::{self, KernelEntry, fetch_add},
+    memory::Table,
 };
 
 /// What the controller loaded this program with; replaced before loading, constant to the verifier.
@@ -40,8 +41,7 @@ static LOADED_SETTINGS: Settings = Settings {
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
 /// What may be in the maps below: bits of [`lb_common::abi::kinds`].
-#[map]
-static KINDS: Array<u32> = Array::with_max_entries(1, 0);
+static KINDS: Table<u64, { FixedTable::Kinds as u32 }> = Table::new();
 
 #[map]
 static VIPS_V4: HashMap<[u8; 4], u8> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
@@ -52,12 +52,10 @@ static VIPS_V6: HashMap<[u8; 16], u8> = HashMap::with_max_entries(1, BPF_F_NO_PR
 static SLOTS: Array<SlotWord> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// The slots' places, see [`lb_common::abi::steady`].
-#[map]
-static STEADY: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+static STEADY: Table<u64, { FixedTable::Steady as u32 }> = Table::new();
 
 // Mapped memory starts on a page, so that each 64-byte entry is one cache line.
-#[map]
-pub static BACKENDS: Array<Backend> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+pub static BACKENDS: Table<Backend, { FixedTable::Backends as u32 }> = Table::new();
 
 /// What schedulers other than the slots draw from, by service id.
 #[map]
@@ -85,8 +83,7 @@ static ROUTES_V4: LpmTrie<[u8; 4], NextHop> = LpmTrie::with_max_entries(1, 0);
 #[map]
 static ROUTES_V6: LpmTrie<[u8; 16], NextHop> = LpmTrie::with_max_entries(1, 0);
 
-#[map]
-static EGRESSES: Array<Egress> = Array::with_max_entries(1, 0);
+static EGRESSES: Table<Egress, { FixedTable::Egresses as u32 }> = Table::new();
 #[map]
 static DEVICES: DevMap = DevMap::with_max_entries(1, 0);
 
@@ -236,7 +233,7 @@ impl Tables for KernelTables<'_> {
     }
 
     #[inline(always)]
-    fn kinds(&self) -> u32 {
+    fn kinds(&self) -> u64 {
         KINDS.get(0).copied().unwrap_or(0)
     }
 

@@ -14,6 +14,7 @@ use std::{
 
 use libc::c_uint;
 
+const BPF_MAP_CREATE: c_uint = 0;
 const BPF_MAP_LOOKUP_ELEM: c_uint = 1;
 const BPF_OBJ_GET: c_uint = 7;
 const BPF_LINK_DETACH: c_uint = 34;
@@ -37,6 +38,47 @@ struct LookUp {
     key: u64,
     value: u64,
     flags: u64,
+}
+
+#[repr(C)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+    inner_map_fd: u32,
+    numa_node: u32,
+    map_name: [u8; 16],
+}
+
+/// Makes an array with one element of `size` bytes that can be mapped into memory.
+///
+/// # Errors
+/// There is no memory, or the kernel (before 6.0) makes no element beyond 4 MiB.
+pub(super) fn create_mapped_value(name: &str, size: u32) -> io::Result<OwnedFd> {
+    const BPF_MAP_TYPE_ARRAY: u32 = 2;
+    const BPF_F_MMAPABLE: u32 = 1 << 10;
+    // Ends with a zero.
+    let mut map_name = [0; 16];
+    for (to, from) in map_name.iter_mut().take(15).zip(name.bytes()) {
+        *to = from;
+    }
+    let mut create = MapCreate {
+        map_type: BPF_MAP_TYPE_ARRAY,
+        key_size: 4,
+        value_size: size,
+        max_entries: 1,
+        map_flags: BPF_F_MMAPABLE,
+        inner_map_fd: 0,
+        numa_node: 0,
+        map_name,
+    };
+    // SAFETY: the fields are the command's.
+    let fd = unsafe { bpf(BPF_MAP_CREATE, &mut create) }?;
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor, for this call alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Detaches the link that is pinned at `pin`, which stays as the pin of a link that does nothing. When this returns the

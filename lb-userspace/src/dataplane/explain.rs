@@ -7,7 +7,7 @@ use bytemuck::Zeroable as _;
 use lb_common::abi;
 
 use super::{
-    Constants, PROGRAM, Residence, Wire, explain_load, explain_program, maps::take, pins::Pins, prepare, program,
+    Constants, Fixed, PROGRAM, Residence, Wire, explain_program, load_object, maps::take, pins::Pins, prepare, program,
     run_once,
 };
 use crate::tables::{Capacity, Explained};
@@ -31,7 +31,8 @@ impl Explainer {
         let mut loader = EbpfLoader::new();
         loader.override_global("EXPLAINING", &explaining, true);
         prepare(&mut loader, &constants, capacity, Residence::Pinned(pins));
-        let mut ebpf = loader.load(object).map_err(explain_load)?;
+        let fixed = Fixed::open(capacity, Residence::Pinned(pins))?;
+        let mut ebpf = load_object(&mut loader, object, &fixed)?;
         program(&mut ebpf, PROGRAM)?.load().map_err(explain_program).context("cannot load the explaining copy")?;
         let explanation = take(&mut ebpf, "EXPLANATION")?;
         Ok(Self { ebpf, explanation })

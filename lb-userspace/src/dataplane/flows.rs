@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use aya::maps::{Map, MapData};
+use aya::maps::MapData;
 use bytemuck::Pod;
 use lb_common::{
     abi::{ENTRIES_V4, ENTRIES_V6, FlowBucketV4, FlowBucketV6, FlowEntry, FlowWord, SlotWord},
@@ -153,7 +153,7 @@ impl Flows {
 fn mapped<T: Pod>(pins: &Pins, name: &str) -> anyhow::Result<Mapped<T>> {
     let path = pins.map(name);
     let map = MapData::from_pin(&path).with_context(|| path.display().to_string())?;
-    Mapped::new(&Map::Array(map).try_into()?)
+    Mapped::new(&map)
 }
 
 /// The half of a flow's hash that the flow table goes by.

@@ -10,11 +10,9 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use aya::maps::{Array, IterableMap as _, MapData};
+use aya::maps::MapData;
 use bytemuck::Pod;
 use memmap2::{MmapOptions, MmapRaw};
-
-use super::maps::Wire;
 
 /// An array map, mapped into this process. Elements are read and stored in 64-bit words, each of them atomically: a
 /// packet sees the old or the new value of every field that lies within one word.
@@ -32,13 +30,16 @@ impl<T: Pod> Mapped<T> {
         size_of::<T>() / size_of::<u64>()
     };
 
-    /// Maps `map`, which has the flag `BPF_F_MMAPABLE`.
-    pub(super) fn new(map: &Array<MapData, Wire<T>>) -> anyhow::Result<Self> {
+    /// Maps `map`, an array with the flag `BPF_F_MMAPABLE`.
+    pub(super) fn new(map: &MapData) -> anyhow::Result<Self> {
         // What `map.len()` tells is how many were asked for; a map that was pinned before may have others.
-        let elements = map.map().info()?.max_entries();
+        let info = map.info()?;
+        // One value may be a whole table.
+        let bytes = u64::from(info.max_entries()) * u64::from(info.value_size());
+        let elements = u32::try_from(bytes / size_of::<T>() as u64)?;
         let memory = MmapOptions::new()
             .len(elements as usize * size_of::<T>())
-            .map_raw(map.map().fd().as_fd().as_raw_fd())
+            .map_raw(map.fd().as_fd().as_raw_fd())
             .context("cannot map an array into memory")?;
         Ok(Self { memory: Arc::new(memory), elements, element: PhantomData })
     }

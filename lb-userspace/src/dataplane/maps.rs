@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use aya::{
     Ebpf,
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key, xdp::DevMap},
@@ -16,15 +16,16 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::{
     abi::{
         self, Backend, Egress, HandshakeTimes, NextHop, Reverse, Ring, Service, Settings, Traffic, WantedNeighbour,
-        kinds, steady,
+        fixed::FixedTable, kinds,
     },
-    flow_table, index,
+    flow_table,
     reason::Reason,
     tracking::FlowEvent,
 };
 
 use super::{
     bpf::wait_for_programs,
+    fixed::Fixed,
     flows::{Flows, KernelFlows},
     index::Index,
     mapped::Mapped,
@@ -73,27 +74,21 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
     TABLES.into_iter().chain(OTHERS)
 }
 
-/// Entries of the maps whose sizes are configured.
-pub(super) fn sizes(capacity: &Capacity) -> [(&'static str, u32); 20] {
+/// Entries of the object's maps whose sizes are configured.
+pub(super) fn sizes(capacity: &Capacity) -> [(&'static str, u32); 14] {
     let (egresses, routes) = (u32::from(capacity.egresses), route_entries(capacity));
     [
-        ("SERVICES", capacity.service_ids),
-        ("SERVICE_INDEX", index::places(capacity.service_ids)),
         ("VIPS_V4", capacity.service_ids),
         ("VIPS_V6", capacity.service_ids),
         ("SLOTS", capacity.slots),
-        ("STEADY", steady::elements(capacity.slots)),
-        ("BACKENDS", capacity.backend_ids),
         ("FLOWS_V4", flow_table::buckets(capacity.flows)),
         ("FLOWS_V6", flow_table::buckets(capacity.flows)),
         ("FLOW_COUNTS", capacity.backend_ids),
         ("RINGS", capacity.service_ids),
         ("TURNS", capacity.service_ids),
         ("HANDSHAKE_TIMES", capacity.backend_ids),
-        ("REVERSE_INDEX", index::places(capacity.backend_ids)),
         ("ROUTES_V4", routes),
         ("ROUTES_V6", routes),
-        ("EGRESSES", egresses),
         ("DEVICES", egresses),
         ("SERVICE_TRAFFIC", capacity.service_ids),
         ("BACKEND_TRAFFIC", capacity.backend_ids),
@@ -123,7 +118,7 @@ struct Vips {
 /// The maps.
 pub(super) struct Maps {
     settings: Array<MapData, Wire<Settings>>,
-    kinds: Array<MapData, u32>,
+    kinds: Mapped<u64>,
     services: Services,
     vips: Vips,
     backends: Mapped<Backend>,
@@ -135,7 +130,7 @@ pub(super) struct Maps {
     reverse: Index,
     routes_v4: LpmTrie<MapData, [u8; 4], Wire<NextHop>>,
     routes_v6: LpmTrie<MapData, [u8; 16], Wire<NextHop>>,
-    egresses: Array<MapData, Wire<Egress>>,
+    egresses: Mapped<Egress>,
     devices: DevMap<MapData>,
     wanted: HashMap<MapData, Wire<WantedNeighbour>, u8>,
     service_traffic: PerCpuArray<MapData, Wire<Traffic>>,
@@ -144,41 +139,41 @@ pub(super) struct Maps {
 }
 
 impl Maps {
-    /// Takes the maps out of the loaded object.
+    /// Takes the maps out of the loaded object, and the tables of `fixed`.
     ///
     /// `seed` is what packets hash endpoints and flows by; each flow table has room for `most_flows`.
-    pub(super) fn take(ebpf: &mut Ebpf, seed: [u64; 2], most_flows: u32) -> anyhow::Result<Self> {
+    pub(super) fn take(ebpf: &mut Ebpf, fixed: &Fixed, seed: [u64; 2], most_flows: u32) -> anyhow::Result<Self> {
         let services = Services::new(
-            Mapped::new(&take(ebpf, "SERVICES")?)?,
-            Mapped::new(&take(ebpf, "SERVICE_INDEX")?)?,
-            Mapped::new(&take(ebpf, "SLOTS")?)?,
-            Mapped::new(&take(ebpf, "STEADY")?)?,
+            Mapped::new(fixed.map(FixedTable::Services))?,
+            Mapped::new(fixed.map(FixedTable::ServiceIndex))?,
+            take_mapped(ebpf, "SLOTS")?,
+            Mapped::new(fixed.map(FixedTable::Steady))?,
             seed,
             Box::new(wait_for_programs),
         );
         let flows = Flows {
-            v4: Mapped::new(&take(ebpf, "FLOWS_V4")?)?,
-            v6: Mapped::new(&take(ebpf, "FLOWS_V6")?)?,
-            entries: Mapped::new(&take(ebpf, "FLOW_ENTRIES")?)?,
-            counts: Mapped::new(&take(ebpf, "FLOW_COUNTS")?)?,
+            v4: take_mapped(ebpf, "FLOWS_V4")?,
+            v6: take_mapped(ebpf, "FLOWS_V6")?,
+            entries: take_mapped(ebpf, "FLOW_ENTRIES")?,
+            counts: take_mapped(ebpf, "FLOW_COUNTS")?,
             most: most_flows,
             seed,
         };
         Ok(Self {
             services,
             settings: take(ebpf, "SETTINGS")?,
-            kinds: take(ebpf, "KINDS")?,
+            kinds: Mapped::new(fixed.map(FixedTable::Kinds))?,
             vips: Vips { v4: take(ebpf, "VIPS_V4")?, v6: take(ebpf, "VIPS_V6")? },
-            backends: Mapped::new(&take(ebpf, "BACKENDS")?)?,
-            rings: Mapped::new(&take(ebpf, "RINGS")?)?,
+            backends: Mapped::new(fixed.map(FixedTable::Backends))?,
+            rings: take_mapped(ebpf, "RINGS")?,
             flows,
             flow_events: take(ebpf, "FLOW_EVENTS")?,
             turns: take(ebpf, "TURNS")?,
             handshake_times: take(ebpf, "HANDSHAKE_TIMES")?,
-            reverse: Index::new(Mapped::new(&take(ebpf, "REVERSE_INDEX")?)?, seed),
+            reverse: Index::new(Mapped::new(fixed.map(FixedTable::ReverseIndex))?, seed),
             routes_v4: take(ebpf, "ROUTES_V4")?,
             routes_v6: take(ebpf, "ROUTES_V6")?,
-            egresses: take(ebpf, "EGRESSES")?,
+            egresses: Mapped::new(fixed.map(FixedTable::Egresses))?,
             devices: take(ebpf, "DEVICES")?,
             wanted: take(ebpf, "WANTED_NEIGHBOURS")?,
             service_traffic: take(ebpf, "SERVICE_TRAFFIC")?,
@@ -236,7 +231,7 @@ impl Maps {
             reverse: reverse.into_iter().filter_map(|(_, id)| way_back(id)).collect(),
             routes,
             egresses: (1..self.egresses.len())
-                .filter_map(|index| Some((u16::try_from(index).ok()?, self.egresses.get(&index, 0).ok()?.0)))
+                .filter_map(|index| Some((u16::try_from(index).ok()?, self.egresses.read(index).ok()?)))
                 .filter(|(index, egress)| egress.ifindex != 0 && self.has_device(*index, egress.ifindex))
                 .collect(),
             services,
@@ -265,7 +260,7 @@ impl Maps {
         match write {
             Write::Egress(index, egress) => self.set_egress(*index, egress),
             // The device map's entry may stay: without an egress entry no packet is sent there.
-            Write::ClearEgress(index) => Ok(self.egresses.set(u32::from(*index), Wire(Egress::zeroed()), 0)?),
+            Write::ClearEgress(index) => self.egresses.store(u32::from(*index), &Egress::zeroed()),
             Write::Route(net, hop) => match net {
                 IpNet::V4(net) => Ok(self.routes_v4.insert(&route_key_v4(*net), Wire(*hop), 0)?),
                 IpNet::V6(net) => Ok(self.routes_v6.insert(&route_key_v6(*net), Wire(*hop), 0)?),
@@ -314,10 +309,10 @@ impl Maps {
     }
 
     /// Has packets look for entries of this kind, which they did not as long as there were none.
-    fn announce(&mut self, kind: u32) -> anyhow::Result<()> {
-        let known = self.kinds.get(&0, 0)?;
+    fn announce(&mut self, kind: u64) -> anyhow::Result<()> {
+        let known = self.kinds.read(0)?;
         if known & kind == 0 {
-            self.kinds.set(0, known | kind, 0)?;
+            self.kinds.store(0, &(known | kind))?;
         }
         Ok(())
     }
@@ -333,7 +328,7 @@ impl Maps {
     /// The device goes into the device map before packets can be told to use it.
     fn set_egress(&mut self, index: u16, egress: &Egress) -> anyhow::Result<()> {
         self.devices.set(u32::from(index), egress.ifindex, None, 0)?;
-        Ok(self.egresses.set(u32::from(index), Wire(*egress), 0)?)
+        self.egresses.store(u32::from(index), egress)
     }
 
     /// Whether the device map has `ifindex` at `index`. The kernel empties its entries when a device is unregistered, and
@@ -384,6 +379,14 @@ impl Maps {
     /// The flow tables, for one sweep.
     pub(super) fn flow_table(&self) -> KernelFlows {
         KernelFlows::new(self.flows.clone(), self.services.slots().clone())
+    }
+}
+
+/// Takes the array `name` out of the loaded object, to be mapped.
+fn take_mapped<T: Pod>(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Mapped<T>> {
+    match ebpf.take_map(name) {
+        Some(Map::Array(data)) => Mapped::new(&data),
+        _ => bail!("the object lacks the array {name}"),
     }
 }
 

@@ -7,17 +7,21 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use aya::{Ebpf, maps::Map};
+use lb_common::abi::fixed::FixedTable;
 
-use super::maps::names;
+use super::{fixed::Fixed, maps::names};
 use crate::tables::TableMemory;
 
 /// Handles of all maps, to ask the kernel how big they are.
 pub(super) struct Memory(Vec<(&'static str, OwnedFd)>);
 
 impl Memory {
-    /// Takes a handle of each map that is still in `ebpf`: before they are taken out.
-    pub(super) fn of(ebpf: &Ebpf) -> anyhow::Result<Self> {
+    /// Takes a handle of each table, and of each map that is still in `ebpf`: before they are taken out.
+    pub(super) fn of(ebpf: &Ebpf, fixed: &Fixed) -> anyhow::Result<Self> {
         let handle = |name: &'static str| {
+            if let Some(table) = FixedTable::ALL.into_iter().find(|table| table.name() == name) {
+                return Ok((name, fixed.map(table).fd().as_fd().try_clone_to_owned()?));
+            }
             let map = ebpf.map(name).with_context(|| format!("the object lacks the map {name}"))?;
             let (Map::Array(data)
             | Map::PerCpuArray(data)

@@ -3,6 +3,7 @@
 mod attach;
 mod bpf;
 mod explain;
+mod fixed;
 mod flows;
 mod index;
 mod mapped;
@@ -25,14 +26,15 @@ use aya::{
     programs::{ProgramError, ProgramFd, TestRun as _, TestRunOptions, Xdp},
 };
 use lb_common::{
-    abi::{self, OuterV4, OuterV6, Settings},
+    abi::{self, OuterV4, OuterV6, Settings, fixed::COUNT},
     flow_table,
-    index::places as index_of,
 };
 use tracing::info;
 
 pub(crate) use attach::{Link, attach};
 use explain::Explainer;
+use fixed::Fixed;
+pub(crate) use fixed::is_supported as has_fixed_tables;
 pub use flows::Flows;
 pub(crate) use maps::take;
 use maps::{Maps, Wire};
@@ -181,10 +183,11 @@ impl Kernel {
         let constants = Constants::of(settings, capacity, residence);
         let mut loader = EbpfLoader::new();
         prepare(&mut loader, &constants, capacity, residence);
-        let mut ebpf = loader.load(object).map_err(explain_load)?;
+        let fixed = Fixed::open(capacity, residence)?;
+        let mut ebpf = load_object(&mut loader, object, &fixed)?;
         program(&mut ebpf, PROGRAM)?.load().map_err(explain_program).context("cannot load the XDP program")?;
-        let memory = Memory::of(&ebpf)?;
-        let maps = Maps::take(&mut ebpf, settings.seed, constants.most_flows)?;
+        let memory = Memory::of(&ebpf, &fixed)?;
+        let maps = Maps::take(&mut ebpf, &fixed, settings.seed, constants.most_flows)?;
         let (attachments, adopted) = (Vec::new(), false);
         let capacity = *capacity;
         Ok(Self {
@@ -271,9 +274,8 @@ impl Kernel {
 /// What the program's constants are set to.
 struct Constants {
     settings: Wire<Settings>,
-    /// Places of the indices less 1.
-    service_index: u32,
-    reverse_index: u32,
+    /// Elements of the tables at fixed addresses.
+    fixed: [u32; COUNT],
     /// Buckets of a flow table less 1, and the entries that it has room for.
     flow_buckets: u32,
     most_flows: u32,
@@ -283,8 +285,7 @@ impl Constants {
     fn of(settings: Settings, capacity: &Capacity, residence: Residence<'_>) -> Self {
         Self {
             settings: Wire(settings),
-            service_index: index_of(capacity.service_ids) - 1,
-            reverse_index: index_of(capacity.backend_ids) - 1,
+            fixed: fixed::lengths(capacity),
             flow_buckets: residence.entries("FLOWS_V4", flow_table::buckets(capacity.flows)) - 1,
             most_flows: residence.entries("FLOWS_V4", capacity.flows),
         }
@@ -294,8 +295,7 @@ impl Constants {
 /// Has `loader` load the object with these settings, and with maps of this `capacity` at that residence.
 fn prepare<'a>(loader: &mut EbpfLoader<'a>, constants: &'a Constants, capacity: &Capacity, residence: Residence<'_>) {
     loader.override_global("LOADED_SETTINGS", &constants.settings, true);
-    loader.override_global("SERVICE_INDEX_MASK", &constants.service_index, true);
-    loader.override_global("REVERSE_INDEX_MASK", &constants.reverse_index, true);
+    loader.override_global("FIXED_LENGTHS", &constants.fixed, true);
     loader.override_global("FLOW_BUCKETS_MASK", &constants.flow_buckets, true);
     loader.override_global("MOST_FLOWS", &constants.most_flows, true);
     for (name, entries) in maps::sizes(capacity) {
@@ -306,6 +306,11 @@ fn prepare<'a>(loader: &mut EbpfLoader<'a>, constants: &'a Constants, capacity: 
             loader.map_pin_path(name, pin);
         }
     }
+}
+
+/// Loads `object` over these tables.
+fn load_object(loader: &mut EbpfLoader<'_>, object: &[u8], fixed: &Fixed) -> anyhow::Result<Ebpf> {
+    loader.load(bytemuck::cast_slice(&fixed.put_into(object)?)).map_err(explain_load)
 }
 
 /// The program called `name`.

@@ -12,15 +12,15 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, ensure};
-use aya::maps::MapData;
-use lb_common::abi::Settings;
+use aya::maps::{MapData, MapInfo};
+use lb_common::abi::{Settings, fixed::FixedTable};
 use rustix::{
     fs::{FlockOperation, flock},
     io::Errno,
 };
 use tracing::warn;
 
-use super::{Link, bpf::detach, ensure_bpffs, maps, settings};
+use super::{Link, bpf::detach, ensure_bpffs, fixed, maps, settings};
 use crate::tables::Capacity;
 
 /// Root of the BPF file system.
@@ -100,15 +100,23 @@ impl Pins {
     /// Checks that the pinned maps have the sizes that `capacity` asks for.
     pub(super) fn check_sizes(&self, capacity: &Capacity) -> anyhow::Result<()> {
         for (name, wanted) in maps::sizes(capacity) {
-            let pin = self.map(name);
-            let map = MapData::from_pin(&pin).with_context(|| format!("cannot open {}", pin.display()))?;
-            let found = map.info()?.max_entries();
-            ensure!(
-                found == wanted,
-                "the pinned tables have other sizes than [node.tables]; they can only change after `weir detach`, \
-                 which stops forwarding: {name}: room for {found} pinned, for {wanted} configured"
-            );
+            self.check_size(name, wanted, MapInfo::max_entries)?;
         }
+        for (table, wanted) in FixedTable::ALL.into_iter().zip(fixed::lengths(capacity)) {
+            self.check_size(table.name(), wanted, |info| info.value_size() / table.element())?;
+        }
+        Ok(())
+    }
+
+    fn check_size(&self, name: &str, wanted: u32, room: impl Fn(&MapInfo) -> u32) -> anyhow::Result<()> {
+        let pin = self.map(name);
+        let map = MapData::from_pin(&pin).with_context(|| format!("cannot open {}", pin.display()))?;
+        let found = room(&map.info()?);
+        ensure!(
+            found == wanted,
+            "the pinned tables have other sizes than [node.tables]; they can only change after `weir detach`, \
+             which stops forwarding: {name}: room for {found} pinned, for {wanted} configured"
+        );
         Ok(())
     }
 

@@ -129,8 +129,8 @@ impl lb_common::tables::Tables for Host<'_> {
     }
 
     // Everything is looked for, so that the kernel's short cuts are compared with the long way.
-    fn kinds(&self) -> u32 {
-        u32::MAX
+    fn kinds(&self) -> u64 {
+        u64::MAX
     }
 
     fn service_v4(&self, key: &EndpointV4) -> Option<ServiceEntry> {

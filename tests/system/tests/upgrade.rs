@@ -291,14 +291,14 @@ fn tables_of_another_layout_are_refused_and_can_be_removed() -> Result<()> {
 fn pretend_layout(lab: &Lab, version: u32) -> Result<()> {
     let maps = pins(lab).join("maps");
     // An array whose element 0 is used by nobody.
-    let map = MapData::from_pin(maps.join("EGRESSES"))?;
-    let mut value = [0_u8; 16];
+    let map = MapData::from_pin(maps.join("TURNS"))?;
+    let mut value = [0_u8; 8];
     ensure!(map.info()?.value_size() as usize == value.len());
     value[..4].copy_from_slice(&version.to_ne_bytes());
     let settings = maps.join("SETTINGS");
     fs::remove_file(&settings)?;
     map.pin(&settings)?;
-    let mut array: Array<_, [u8; 16]> = Map::Array(map).try_into()?;
+    let mut array: Array<_, [u8; 8]> = Map::Array(map).try_into()?;
     Ok(array.set(0, value, 0)?)
 }
 

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use lb_common::abi::MAX_BACKEND_ID;
+use lb_common::abi::fixed::{self, FixedTable};
 
 use super::{field, slots};
 use crate::{
@@ -136,10 +136,13 @@ fn network<N: Network>(text: &str, bits: RangeInclusive<u8>) -> Result<N, String
     }
 }
 
+/// Most backends: with id 0, which none has, their table is as large as one at a fixed address can be.
+const MOST_BACKENDS: u32 = fixed::MOST_BYTES / FixedTable::Backends.element() - 1;
+
 fn tables(raw: &raw::Tables, path: &Path, problems: &mut Problems) -> Checked<TableSizes> {
     let mut size = |key, value, largest| problems.field(path, key, field::number(value, 1..=largest));
     let services = size("services", raw.services, 65_536);
-    let backends = size("backends", raw.backends, MAX_BACKEND_ID);
+    let backends = size("backends", raw.backends, MOST_BACKENDS);
     let slots = size("slots", raw.slots, slots::MOST);
     let routes = size("routes", raw.routes, 1 << 20);
     let flows = size("flows", raw.flows, 1 << 26);

@@ -10,9 +10,12 @@ use aya::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage, neighbour::NeighbourMessage};
 
 use super::read_value;
-use crate::doctor::{
-    facts::{BpfFeature, Btf, Host},
-    netlink::Client,
+use crate::{
+    dataplane::has_fixed_tables,
+    doctor::{
+        facts::{BpfFeature, Btf, Host},
+        netlink::Client,
+    },
 };
 
 const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
@@ -77,6 +80,7 @@ fn bpf_features() -> Vec<BpfFeature> {
         HELPERS
             .map(|(name, id)| feature(name, is_helper_supported(ProgramType::Xdp, id).map_err(|error| chain(&error)))),
     );
+    features.push(feature("array values beyond 4 MiB", has_fixed_tables().map_err(|error| chain(&error))));
     features.extend(MAPS.map(|(name, kind)| feature(name, is_map_supported(kind).map_err(|error| chain(&error)))));
     features
 }
