@@ -75,10 +75,7 @@ pub(super) fn create_mapped_value(name: &str, size: u32) -> io::Result<OwnedFd> 
         map_name,
     };
     // SAFETY: the fields are the command's.
-    let fd = unsafe { bpf(BPF_MAP_CREATE, &mut create) }?;
-    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor, for this call alone.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    unsafe { make(BPF_MAP_CREATE, &mut create) }
 }
 
 /// Detaches the link that is pinned at `pin`, which stays as the pin of a link that does nothing. When this returns the
@@ -90,10 +87,7 @@ pub(super) fn detach(pin: &Path) -> io::Result<()> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let mut get = ObjGet { pathname: path.as_ptr().addr() as u64, bpf_fd: 0, file_flags: 0 };
     // SAFETY: the fields are the command's, and `path` outlives the call.
-    let fd = unsafe { bpf(BPF_OBJ_GET, &mut get) }?;
-    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor, for this call alone.
-    let link = unsafe { OwnedFd::from_raw_fd(fd) };
+    let link = unsafe { make(BPF_OBJ_GET, &mut get) }?;
     // SAFETY: the field is the command's.
     unsafe { bpf(BPF_LINK_DETACH, &mut LinkDetach { link_fd: link.as_raw_fd() }) }.map(drop)
 }
@@ -127,6 +121,18 @@ pub(super) fn wait_for_programs() {
 
 fn address<T>(value: &T) -> u64 {
     (&raw const *value).addr() as u64
+}
+
+/// The bpf system call, with a command that makes a file descriptor.
+///
+/// # Safety
+/// As for [`bpf`], and `command` is one that does.
+unsafe fn make<T>(command: c_uint, attributes: &mut T) -> io::Result<OwnedFd> {
+    // SAFETY: the caller's promise.
+    let fd = unsafe { bpf(command, attributes) }?;
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor, for this call alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// The bpf system call.
