@@ -3,6 +3,7 @@
 //! Every type is `#[repr(C)]` and [`bytemuck::Pod`]: no enum, no bool, no implicit padding. Fields that come from
 //! or go to packets stay in network order as byte arrays. Changing anything here changes [`ABI_VERSION`].
 
+pub mod counters;
 mod explanation;
 pub mod fixed;
 mod flow;
@@ -11,6 +12,7 @@ pub mod steady;
 
 use bytemuck::{Pod, Zeroable};
 
+pub use counters::{CounterLayout, Forwarded, HandshakeTimes, REASON_COUNTERS, Replied, Traffic};
 pub use explanation::{Explanation, explained};
 pub use flow::{
     ENTRIES_V4, ENTRIES_V6, FLOW_COUNTERS, FlowBucketV4, FlowBucketV6, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord,
@@ -20,13 +22,10 @@ pub use service::{Service, ServiceEntry, choice, service_flags};
 pub use steady::SteadyLayout;
 
 /// Layout version of every pinned map. A controller that finds another version refuses to touch the maps.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Backend id that names no backend. Ids start at 1.
 pub const NO_BACKEND: u32 = 0;
-
-/// Entries of the reason counters: more than there are reasons, so that a new reason does not change the map.
-pub const REASON_COUNTERS: u32 = 64;
 
 /// Most entries of a [`Ring`].
 pub const RING_ENTRIES: u32 = 1024;
@@ -292,16 +291,6 @@ pub struct Handshake {
 /// Handshakes that are timed at once; a power of two.
 pub const HANDSHAKES: u32 = 4096;
 
-/// Per-CPU sums of the handshakes with a backend.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct HandshakeTimes {
-    /// From a SYN to the client's next packet, nanoseconds: the client's round trip and the backend's answer.
-    pub nanoseconds: u64,
-    /// How many were timed.
-    pub count: u64,
-}
-
 /// How a reply of a NAT backend is turned back: what follows from its entry and its service's.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -381,22 +370,6 @@ pub struct WantedNeighbour {
     pub family: u8,
 }
 
-/// Per-CPU counters of a service or a backend.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct Traffic {
-    /// Packets from clients that were forwarded.
-    pub packets: u64,
-    /// IP bytes of those packets (as received, without link layer).
-    pub bytes: u64,
-    /// TCP SYNs (without ACK) among them: connections opened or tried.
-    pub connections: u64,
-    /// `nat`: reply packets sent back.
-    pub reply_packets: u64,
-    /// `nat`: IP bytes of those.
-    pub reply_bytes: u64,
-}
-
 const _: () = {
     assert!(size_of::<EndpointV4>() == 8);
     assert!(size_of::<EndpointV6>() == 20);
@@ -410,5 +383,5 @@ const _: () = {
     assert!(size_of::<Egress>() == 16);
     assert!(size_of::<Settings>() == 56);
     assert!(size_of::<WantedNeighbour>() == 17);
-    assert!(size_of::<Traffic>() == 40);
+    assert!(size_of::<Forwarded>() == 32 && size_of::<Replied>() == 16 && size_of::<HandshakeTimes>() == 16);
 };

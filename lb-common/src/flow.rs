@@ -13,7 +13,7 @@ pub(crate) struct PacketFlow<'a, I: Ip, T> {
     tables: &'a T,
     key: I::FlowKey,
     /// Its service.
-    pub service: Service,
+    pub service: &'a Service,
     /// Its slot.
     pub slot: SlotWord,
     hash: u32,
@@ -24,7 +24,7 @@ impl<'a, I: Ip, T: Tables> PacketFlow<'a, I, T> {
     /// alone.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "slots are chosen by the high half")]
-    pub fn new(tables: &'a T, key: I::FlowKey, service: Service, slot: SlotWord, hash: u64) -> Self {
+    pub fn new(tables: &'a T, key: I::FlowKey, service: &'a Service, slot: SlotWord, hash: u64) -> Self {
         let of_source = service.flags & service_flags::HASH_SOURCE != 0;
         let hash = if of_source { I::flow_hash(tables.seed(), &key) } else { hash } as u32;
         Self { tables, key, service, slot, hash }
@@ -48,7 +48,7 @@ impl<'a, I: Ip, T: Tables> Flow for PacketFlow<'a, I, T> {
 
     #[inline(always)]
     fn choose(&self) -> u32 {
-        let chosen = schedule::choose(self.tables, &self.service, self.slot);
+        let chosen = schedule::choose(self.tables, self.service, self.slot);
         self.tables.note(Step::Choice(chosen));
         chosen
     }

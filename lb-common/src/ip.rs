@@ -1,7 +1,7 @@
 //! What the packet path needs of an IP header, once for both families.
 
 use crate::{
-    abi::{EndpointV4, EndpointV6, FlowEntry, FlowKeyV4, FlowKeyV6, NextHop, Reverse, ServiceEntry},
+    abi::{EndpointV4, EndpointV6, FlowEntry, FlowKeyV4, FlowKeyV6, NextHop, Reverse},
     checksum::Difference,
     frame::Frame,
     hash,
@@ -80,7 +80,7 @@ pub(crate) trait Ip {
     /// Leaves nothing of the frame but an RST from `packet`'s destination to its source.
     fn put_reset<F: Frame>(frame: &mut F, ethernet: Ethernet, packet: &Packet<Self::Address>, tcp: Tcp) -> Option<()>;
 
-    fn service<T: Tables>(tables: &T, address: Self::Address, port: [u8; 2], protocol: u8) -> Option<ServiceEntry>;
+    fn service<T: Tables>(tables: &T, address: Self::Address, port: [u8; 2], protocol: u8) -> Option<T::Service>;
     fn is_vip<T: Tables>(tables: &T, address: Self::Address) -> bool;
     fn reverse<T: Tables>(tables: &T, address: Self::Address, port: [u8; 2], protocol: u8) -> Option<Reverse>;
     fn route<T: Tables>(tables: &T, address: Self::Address) -> Option<NextHop>;
@@ -187,7 +187,7 @@ impl Ip for V4 {
     }
 
     #[inline(always)]
-    fn service<T: Tables>(tables: &T, address: [u8; 4], port: [u8; 2], protocol: u8) -> Option<ServiceEntry> {
+    fn service<T: Tables>(tables: &T, address: [u8; 4], port: [u8; 2], protocol: u8) -> Option<T::Service> {
         tables.service_v4(&EndpointV4 { address, port, protocol, pad: 0 })
     }
 
@@ -314,7 +314,7 @@ impl Ip for V6 {
     }
 
     #[inline(always)]
-    fn service<T: Tables>(tables: &T, address: [u8; 16], port: [u8; 2], protocol: u8) -> Option<ServiceEntry> {
+    fn service<T: Tables>(tables: &T, address: [u8; 16], port: [u8; 2], protocol: u8) -> Option<T::Service> {
         tables.service_v6(&EndpointV6 { address, port, protocol, pad: 0 })
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Nothing is written before every check has passed, so a packet that is passed to the kernel leaves as it came.
 
+use core::borrow::Borrow as _;
+
 use crate::{
     abi::{
         Egress, NO_BACKEND, NextHop, Reverse, Service, ServiceEntry, family, flow_flags, kinds, mode, protocol,
@@ -58,22 +60,37 @@ impl Verdict {
     }
 }
 
-/// Decides what happens to `frame`, rewrites it for that, and counts by service and backend.
-///
-/// The caller counts the verdict's reason.
+impl From<Reason> for Verdict {
+    /// What stands in a packet's way has it dropped.
+    #[inline(always)]
+    fn from(reason: Reason) -> Self {
+        Self::drop(reason)
+    }
+}
+
+/// Decides what happens to `frame`, rewrites it for that, and counts it.
 #[inline(always)]
 pub fn process<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
+    sent(frame, tables).unwrap_or_else(|verdict| {
+        tables.count_reason(verdict.reason);
+        verdict
+    })
+}
+
+/// The verdict on a packet that was sent, which has been counted; an error is that on any other, which has not.
+#[inline(always)]
+fn sent<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Result<Verdict, Verdict> {
     let Some(ethernet) = frame.at::<Ethernet>(0) else {
-        return Verdict::pass(Reason::Malformed);
+        return Err(Verdict::pass(Reason::Malformed));
     };
     if ethernet.destination[0] & 1 != 0 {
-        return Verdict::pass(Reason::NotUnicast);
+        return Err(Verdict::pass(Reason::NotUnicast));
     }
     match ethernet.ethertype {
-        ethertype::IPV4 => process_ip::<V4, F, T>(frame, tables),
-        ethertype::IPV6 => process_ip::<V6, F, T>(frame, tables),
-        ethertype::VLAN | ethertype::QINQ => Verdict::pass(Reason::Tagged),
-        _ => Verdict::pass(Reason::NotIp),
+        ethertype::IPV4 => sent_ip::<V4, F, T>(frame, tables),
+        ethertype::IPV6 => sent_ip::<V6, F, T>(frame, tables),
+        ethertype::VLAN | ethertype::QINQ => Err(Verdict::pass(Reason::Tagged)),
+        _ => Err(Verdict::pass(Reason::NotIp)),
     }
 }
 
@@ -95,45 +112,40 @@ struct Transport {
 }
 
 #[inline(always)]
-fn process_ip<I: Ip, F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
+fn sent_ip<I: Ip, F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Result<Verdict, Verdict> {
     let Some(packet) = I::read(frame, ETHERNET_LEN) else {
-        return Verdict::pass(Reason::Malformed);
+        return Err(Verdict::pass(Reason::Malformed));
     };
     if let Some(obstacle) = packet.obstacle {
         // Without ports only the address tells whether the packet is Weir's.
         let is_ours = I::is_vip(tables, packet.destination);
-        return if is_ours { Verdict::drop(obstacle) } else { Verdict::pass(Reason::NoService) };
+        return Err(if is_ours { Verdict::drop(obstacle) } else { Verdict::pass(Reason::NoService) });
     }
     let (ports, segment) = match packet.protocol {
         protocol::TCP => {
-            let Some(header) = tcp_header(frame, &packet) else { return Verdict::pass(Reason::Malformed) };
+            let Some(header) = tcp_header(frame, &packet) else { return Err(Verdict::pass(Reason::Malformed)) };
             (Ports { source: header.source, destination: header.destination }, segment(header.flags))
         }
         protocol::UDP => {
-            let Some(header) = udp_header(frame, &packet) else { return Verdict::pass(Reason::Malformed) };
+            let Some(header) = udp_header(frame, &packet) else { return Err(Verdict::pass(Reason::Malformed)) };
             let segment = Segment { opens: false, flags: flow_flags::ESTABLISHED };
             (Ports { source: header.source, destination: header.destination }, segment)
         }
-        _ => return Verdict::pass(Reason::OtherProtocol),
+        _ => return Err(Verdict::pass(Reason::OtherProtocol)),
     };
     let transport = Transport { ports, segment };
     if let Some(entry) = find_service::<I, T>(tables, packet.destination, ports.destination, packet.protocol) {
-        return forward::<I, F, T>(frame, tables, &packet, &transport, &entry).unwrap_or_else(Verdict::drop);
+        return forward::<I, F, T>(frame, tables, &packet, &transport, entry.borrow()).map_err(Verdict::drop);
     }
     if let Some(reverse) = find_reverse::<I, T>(tables, packet.source, ports.source, packet.protocol) {
-        return reply::<I, F, T>(frame, tables, &packet, &transport, &reverse).unwrap_or_else(Verdict::drop);
+        return reply::<I, F, T>(frame, tables, &packet, &transport, &reverse);
     }
-    Verdict::pass(Reason::NoService)
+    Err(Verdict::pass(Reason::NoService))
 }
 
 /// The service on this port of the address, or else on all of its ports.
 #[inline(always)]
-fn find_service<I: Ip, T: Tables>(
-    tables: &T,
-    address: I::Address,
-    port: [u8; 2],
-    protocol: u8,
-) -> Option<ServiceEntry> {
+fn find_service<I: Ip, T: Tables>(tables: &T, address: I::Address, port: [u8; 2], protocol: u8) -> Option<T::Service> {
     let found = I::service(tables, address, port, protocol);
     if found.is_none() && tables.kinds() & kinds::ANY_PORT_SERVICES != 0 {
         return I::service(tables, address, [0; 2], protocol);
@@ -250,9 +262,9 @@ fn forward<I: Ip, F: Frame, T: Tables>(
     transport: &Transport,
     entry: &ServiceEntry,
 ) -> Result<Verdict, Reason> {
-    let service = entry.service;
+    let service = &entry.service;
     let key = I::flow_key(packet.source, packet.destination, transport.ports, packet.protocol);
-    let hash = slot_hash::<I, T>(tables, &service, packet.source, &key);
+    let hash = slot_hash::<I, T>(tables, service, packet.source, &key);
     let offset = hash::slot_of(hash, service.slot_count);
     let id = match tables.steady(entry, offset) {
         NO_BACKEND => {
@@ -262,7 +274,7 @@ fn forward<I: Ip, F: Frame, T: Tables>(
             if slot.tracked() {
                 let flow = PacketFlow::<I, T>::new(tables, key, service, slot, hash);
                 match tracked_owner(&flow, transport.segment) {
-                    GONE if service.resets() => return reset::answer::<I, F>(frame),
+                    GONE if service.resets() => return reset::answer::<I, F, T>(frame, tables),
                     GONE => return Err(Reason::BackendGone),
                     REFUSED => return Err(Reason::FlowTableFull),
                     id => id,
@@ -308,7 +320,7 @@ fn forward<I: Ip, F: Frame, T: Tables>(
     if service.flags & service_flags::TIME_HANDSHAKES != 0 && packet.protocol == protocol::TCP {
         handshake::follow(tables, hash, id, transport.segment.opens);
     }
-    tables.count_forwarded(service.id, id, packet.length, transport.segment.opens);
+    tables.count_forwarded(reason, service.id, id, packet.length, transport.segment.opens);
     Ok(exit.verdict(tables, reason))
 }
 
@@ -323,7 +335,7 @@ const REFUSED: u32 = u32::MAX - 1;
 /// number: of an enum some bytes are undefined at times, and the verifier lets no function return that.
 #[inline(never)]
 fn tracked_owner<I: Ip, T: Tables>(flow: &PacketFlow<'_, I, T>, segment: Segment) -> u32 {
-    match tracking::owner(flow, flow.slot, Policy::of(&flow.service), segment) {
+    match tracking::owner(flow, flow.slot, Policy::of(flow.service), segment) {
         Owner::Backend(id) => id,
         Owner::Gone => GONE,
         Owner::Refused => REFUSED,
@@ -348,16 +360,16 @@ fn reply<I: Ip, F: Frame, T: Tables>(
     packet: &Packet<I::Address>,
     transport: &Transport,
     reverse: &Reverse,
-) -> Result<Verdict, Reason> {
+) -> Result<Verdict, Verdict> {
     tables.note(Step::Reply(reverse.backend));
     let next_hop = I::route(tables, packet.destination).ok_or(Reason::NoRoute)?;
     if next_hop == NextHop::LOCAL {
         // The backend answers this host itself: a health check, most likely.
-        return Ok(Verdict::pass(Reason::NoService));
+        return Err(Verdict::pass(Reason::NoService));
     }
     if !next_hop.is_resolved() {
         I::want_neighbour(tables, packet.destination);
-        return Err(Reason::ClientUnresolved);
+        return Err(Verdict::drop(Reason::ClientUnresolved));
     }
     let exit = Exit::find(tables, next_hop)?;
     exit.admit(packet.length, packet.ttl)?;
@@ -369,10 +381,11 @@ fn reply<I: Ip, F: Frame, T: Tables>(
         let ports = Ports { source: transport.ports.destination, destination: vip_port };
         let key = I::flow_key(client, vip, ports, packet.protocol);
         if let Some(entry) = I::service(tables, vip, reverse.port, packet.protocol) {
-            close_from_behind::<I, T>(tables, client, key, entry.service, reverse.backend, transport.segment.flags);
+            let service = &entry.borrow().service;
+            close_from_behind::<I, T>(tables, client, key, service, reverse.backend, transport.segment.flags);
         }
     }
-    tables.count_replied(reverse.service, reverse.backend, packet.length);
+    tables.count_replied(Reason::RepliedNat, reverse.service, reverse.backend, packet.length);
     Ok(exit.verdict(tables, Reason::RepliedNat))
 }
 
@@ -382,11 +395,11 @@ fn close_from_behind<I: Ip, T: Tables>(
     tables: &T,
     client: I::Address,
     key: I::FlowKey,
-    service: Service,
+    service: &Service,
     backend: u32,
     told: u8,
 ) {
-    let hash = slot_hash::<I, T>(tables, &service, client, &key);
+    let hash = slot_hash::<I, T>(tables, service, client, &key);
     let index = service.first_slot.wrapping_add(hash::slot_of(hash, service.slot_count));
     let Some(slot) = tables.slot(index).filter(|slot| slot.tracked()) else { return };
     let told = if told & flow_flags::RESET != 0 { flow_flags::RESET } else { flow_flags::FIN_BACK };

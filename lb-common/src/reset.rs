@@ -9,6 +9,7 @@ use crate::{
     ip::{Ip, Packet},
     pipeline::{Action, Verdict},
     reason::Reason,
+    tables::Tables,
     wire::{ETHERNET_LEN, Ethernet, IPV4_LEN, IPV6_LEN, Ipv4, Ipv6, TCP_LEN, Tcp, ethertype, tcp_flags},
 };
 
@@ -43,9 +44,12 @@ struct ResetV6 {
 /// The RST has the sequence number that the client expects next, which it tells in every ACK, so that it is believed
 /// without further questions (RFC 9293, section 3.10.7.1; RFC 5961, section 3.2).
 #[inline(always)]
-pub(crate) fn answer<I: Ip, F: Frame>(frame: &mut F) -> Result<Verdict, Reason> {
+pub(crate) fn answer<I: Ip, F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Result<Verdict, Reason> {
     match frame.apart(|frame| put::<I, F>(frame).unwrap_or(Reason::RewriteFailed)) {
-        Reason::Reset => Ok(Verdict { action: Action::Transmit, reason: Reason::Reset }),
+        Reason::Reset => {
+            tables.count_reason(Reason::Reset);
+            Ok(Verdict { action: Action::Transmit, reason: Reason::Reset })
+        }
         reason => Err(reason),
     }
 }

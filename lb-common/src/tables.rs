@@ -1,10 +1,13 @@
 //! The tables of the packet path, as it sees them.
 
+use core::borrow::Borrow;
+
 use crate::{
     abi::{
         Backend, Egress, EndpointV4, EndpointV6, FlowEntry, FlowKeyV4, FlowKeyV6, Handshake, NO_BACKEND, NextHop,
         OuterV4, OuterV6, Reverse, ServiceEntry, SlotWord,
     },
+    reason::Reason,
     schedule,
     tracking::{Entry, FlowEvent},
 };
@@ -15,6 +18,9 @@ pub trait Tables {
     type Entry<'a>: Entry
     where
         Self: 'a;
+
+    /// A service that was found: one that lies somewhere, or the tables' own.
+    type Service: Borrow<ServiceEntry>;
 
     /// Seed of the flow hash.
     fn seed(&self) -> [u64; 2];
@@ -27,9 +33,9 @@ pub trait Tables {
     /// Bits of [`kinds`]: what may be found at all.
     fn kinds(&self) -> u64;
     /// Service of an IPv4 endpoint.
-    fn service_v4(&self, key: &EndpointV4) -> Option<ServiceEntry>;
+    fn service_v4(&self, key: &EndpointV4) -> Option<Self::Service>;
     /// Service of an IPv6 endpoint.
-    fn service_v6(&self, key: &EndpointV6) -> Option<ServiceEntry>;
+    fn service_v6(&self, key: &EndpointV6) -> Option<Self::Service>;
     /// Whether an IPv4 address is a VIP.
     fn is_vip_v4(&self, address: [u8; 4]) -> bool;
     /// Whether an IPv6 address is a VIP.
@@ -92,10 +98,12 @@ pub trait Tables {
     fn egress(&self, index: u16) -> Option<Egress>;
     /// Asks the controller to have the kernel resolve the neighbour `address` of `family` ([`crate::abi::family`]).
     fn want_neighbour(&self, address: [u8; 16], family: u8);
+    /// Counts a packet that was sent nowhere.
+    fn count_reason(&self, reason: Reason);
     /// Counts a packet sent to a backend; `opens` tells a TCP SYN.
-    fn count_forwarded(&self, service: u32, backend: u32, bytes: u32, opens: bool);
+    fn count_forwarded(&self, reason: Reason, service: u32, backend: u32, bytes: u32, opens: bool);
     /// Counts a reply sent to a client.
-    fn count_replied(&self, service: u32, backend: u32, bytes: u32);
+    fn count_replied(&self, reason: Reason, service: u32, backend: u32, bytes: u32);
     /// Takes in a step on the packet's way. Whoever does not explain does nothing.
     fn note(&self, step: Step);
 }

@@ -17,8 +17,8 @@ static REVERSE_INDEX: Table<Word, { FixedTable::ReverseIndex as u32 }> = Table::
 
 /// The entry of the service that the index leads to, if it `is_right`.
 #[inline(always)]
-pub fn find_service(hash: u64, is_right: impl Fn(&ServiceEntry) -> bool) -> Option<ServiceEntry> {
-    let entry = |id| SERVICES.get(id).filter(|entry| is_right(entry)).copied();
+pub fn find_service(hash: u64, is_right: impl Fn(&ServiceEntry) -> bool) -> Option<&'static ServiceEntry> {
+    let entry = |id| SERVICES.get(id).filter(|entry| is_right(entry));
     index::find(hash, SERVICE_INDEX.len() - 1, |place| SERVICE_INDEX.get(place).copied(), entry)
 }
 

@@ -9,6 +9,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "the macro calls entry points with a context by value")]
 
 mod atomic;
+mod counters;
 mod decap;
 mod endpoints;
 mod flows;
@@ -17,12 +18,12 @@ mod memory;
 mod tables;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use lb_common::pipeline::{self, Action, Verdict};
+use lb_common::pipeline::{self, Action};
 
 use crate::{
     decap::KernelSources,
     frame::XdpFrame,
-    tables::{KernelTables, count_reason, redirect},
+    tables::{KernelTables, redirect},
 };
 
 /// The balancer.
@@ -30,21 +31,21 @@ use crate::{
 #[inline(always)]
 pub fn weir(context: XdpContext) -> u32 {
     let verdict = pipeline::process(&mut XdpFrame::new(&context), &KernelTables(Some(&context)));
-    finish(verdict)
+    action(verdict.action)
 }
 
 /// The far end of the balancer's tunnels, for backends.
 #[xdp(frags)]
 pub fn weir_decap(context: XdpContext) -> u32 {
     let verdict = lb_common::decap::process(&mut XdpFrame::new(&context), &KernelSources);
-    finish(verdict)
+    decap::count(verdict.reason);
+    action(verdict.action)
 }
 
-/// Counts the verdict and turns it into the kernel's.
+/// The kernel's number of `action`.
 #[inline(always)]
-fn finish(verdict: Verdict) -> u32 {
-    count_reason(verdict.reason);
-    match verdict.action {
+fn action(action: Action) -> u32 {
+    match action {
         Action::Pass => xdp_action::XDP_PASS,
         Action::Drop => xdp_action::XDP_DROP,
         Action::Transmit => xdp_action::XDP_TX,

@@ -39,10 +39,10 @@ impl<T: 'static, const NUMBER: u32> Table<T, NUMBER> {
     }
 }
 
-/// Where the table is. The program as it is compiled loads the table's mark.
+/// Where the table with this number is, or the map. The program as it is compiled loads its mark.
 #[cfg(target_arch = "bpf")]
 #[inline(always)]
-fn address<const NUMBER: u32>() -> *const u8 {
+pub fn address<const NUMBER: u32>() -> *const u8 {
     let address: *const u8;
     // SAFETY: the instruction sets that register alone.
     unsafe {
@@ -60,7 +60,7 @@ fn address<const NUMBER: u32>() -> *const u8 {
 /// bounds tell the verifier nothing of this one's.
 #[cfg(target_arch = "bpf")]
 #[inline(always)]
-fn whole(mut index: u64) -> u64 {
+pub fn whole(mut index: u64) -> u64 {
     // SAFETY: the instruction changes nothing. One there must be: without any, two lines of the source are at one instruction,
     // which the kernel refuses.
     unsafe { asm!("{index} = {index}", index = inout(reg) index, options(pure, nomem, nostack, preserves_flags)) };
@@ -69,11 +69,11 @@ fn whole(mut index: u64) -> u64 {
 
 // The linter looks at the programs as if they were the host's.
 #[cfg(not(target_arch = "bpf"))]
-fn address<const NUMBER: u32>() -> *const u8 {
+pub fn address<const NUMBER: u32>() -> *const u8 {
     ptr::null()
 }
 
 #[cfg(not(target_arch = "bpf"))]
-fn whole(index: u64) -> u64 {
+pub fn whole(index: u64) -> u64 {
     index
 }

@@ -4,14 +4,14 @@ use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST},
     helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     macros::map,
-    maps::{Array, DevMap, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+    maps::{Array, DevMap, HashMap, LpmTrie, lpm_trie::Key},
     programs::XdpContext,
 };
 use lb_common::{
     abi::{
-        Backend, Egress, EndpointV4, EndpointV6, Explanation, FLOW_COUNTERS, FlowEntry, FlowKeyV4, FlowKeyV6,
-        HANDSHAKES, Handshake, HandshakeTimes, NO_BACKEND, NextHop, OuterV4, OuterV6, REASON_COUNTERS, RING_ENTRIES,
-        Reverse, Ring, ServiceEntry, Settings, SlotWord, Traffic, WantedNeighbour, explained, fixed::FixedTable,
+        Backend, Egress, EndpointV4, EndpointV6, Explanation, FlowEntry, FlowKeyV4, FlowKeyV6, HANDSHAKES, Handshake,
+        NO_BACKEND, NextHop, OuterV4, OuterV6, RING_ENTRIES, Reverse, Ring, ServiceEntry, Settings, SlotWord,
+        WantedNeighbour, explained, fixed::FixedTable,
     },
     hash,
     reason::Reason,
@@ -21,6 +21,7 @@ use lb_common::{
 };
 
 use crate::{
+    counters::Counters,
     endpoints::{find_reverse, find_service},
     flows::{self, KernelEntry, fetch_add},
     memory::Table,
@@ -67,16 +68,10 @@ static TURNS: Array<u64> = Array::with_max_entries(1, 0);
 /// Live entries of the flow tables, by backend id.
 #[map]
 static FLOW_COUNTS: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-/// What happened in the flow tables, by [`FlowEvent`] number.
-#[map]
-static FLOW_EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(FLOW_COUNTERS, 0);
 
 /// Handshakes under way, where they are timed.
 #[map]
 static HANDSHAKES_OPEN: Array<Handshake> = Array::with_max_entries(HANDSHAKES, 0);
-/// What the timed ones took, by backend id.
-#[map]
-static HANDSHAKE_TIMES: PerCpuArray<HandshakeTimes> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 static ROUTES_V4: LpmTrie<[u8; 4], NextHop> = LpmTrie::with_max_entries(1, 0);
@@ -91,45 +86,10 @@ static DEVICES: DevMap = DevMap::with_max_entries(1, 0);
 #[map]
 static WANTED_NEIGHBOURS: HashMap<WantedNeighbour, u8> = HashMap::with_max_entries(256, 0);
 
-#[map]
-static SERVICE_TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(1, 0);
-#[map]
-static BACKEND_TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(1, 0);
-
-/// Packets by [`Reason`] number.
-#[map]
-static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASON_COUNTERS, 0);
-
-/// Counts one packet for `reason`.
-#[inline(always)]
-pub fn count_reason(reason: Reason) {
-    if explaining() {
-        explain(|explanation| explanation.reason = reason as u32);
-        return;
-    }
-    count(&REASONS, reason as u32);
-}
-
-#[inline(always)]
-fn count(map: &PerCpuArray<u64>, index: u32) {
-    if let Some(counter) = map.get_ptr_mut(index) {
-        // SAFETY: the pointer is to this CPU's copy, and programs on one CPU don't interrupt each other.
-        unsafe { *counter += 1 }
-    }
-}
-
 /// Sends the packet out of the device at egress `index`.
 #[inline(always)]
 pub fn redirect(index: u16) -> Result<u32, u32> {
     DEVICES.redirect(u32::from(index), 0)
-}
-
-#[inline(always)]
-fn with_traffic(map: &PerCpuArray<Traffic>, index: u32, count: impl FnOnce(&mut Traffic)) {
-    if let Some(traffic) = map.get_ptr_mut(index).filter(|_| !explaining()) {
-        // SAFETY: the pointer is to this CPU's copy, and programs on one CPU don't interrupt each other.
-        count(unsafe { &mut *traffic });
-    }
 }
 
 /// Not 0 in the copy that only explains: it changes no counter and no flow, and says what it saw. Replaced before loading,
@@ -154,6 +114,13 @@ pub fn explain(add: impl FnOnce(&mut Explanation)) {
     if let Some(explanation) = EXPLANATION.get_ptr_mut(0) {
         // SAFETY: the pointer is to a whole element, and the explaining copy runs for one packet at a time.
         add(unsafe { &mut *explanation });
+    }
+}
+
+#[inline(always)]
+fn explain_reason(reason: Reason) {
+    if explaining() {
+        explain(|explanation| explanation.reason = reason as u32);
     }
 }
 
@@ -205,11 +172,22 @@ pub struct KernelTables<'a>(
     pub Option<&'a XdpContext>,
 );
 
+/// Counts, unless this is the copy that only explains.
+#[inline(always)]
+fn count(add: impl FnOnce(Counters)) {
+    if !explaining()
+        && let Some(counters) = Counters::of_this_cpu()
+    {
+        add(counters);
+    }
+}
+
 impl Tables for KernelTables<'_> {
     type Entry<'a>
         = KernelEntry
     where
         Self: 'a;
+    type Service = &'static ServiceEntry;
 
     #[inline(always)]
     fn seed(&self) -> [u64; 2] {
@@ -238,12 +216,12 @@ impl Tables for KernelTables<'_> {
     }
 
     #[inline(always)]
-    fn service_v4(&self, key: &EndpointV4) -> Option<ServiceEntry> {
+    fn service_v4(&self, key: &EndpointV4) -> Option<Self::Service> {
         find_service(hash::endpoint_v4(self.seed(), key), |entry| entry.is_at_v4(key))
     }
 
     #[inline(always)]
-    fn service_v6(&self, key: &EndpointV6) -> Option<ServiceEntry> {
+    fn service_v6(&self, key: &EndpointV6) -> Option<Self::Service> {
         find_service(hash::endpoint_v6(self.seed(), key), |entry| entry.is_at_v6(key))
     }
 
@@ -311,9 +289,7 @@ impl Tables for KernelTables<'_> {
 
     #[inline(always)]
     fn count_event(&self, event: FlowEvent) {
-        if !explaining() {
-            count(&FLOW_EVENTS, event as u32);
-        }
+        count(|counters| counters.count_event(event));
     }
 
     #[inline(always)]
@@ -369,12 +345,7 @@ impl Tables for KernelTables<'_> {
 
     #[inline(always)]
     fn count_handshake(&self, backend: u32, nanoseconds: u64) {
-        if let Some(times) = HANDSHAKE_TIMES.get_ptr_mut(backend).filter(|_| !explaining()) {
-            // SAFETY: the pointer is to this CPU's copy, and programs on one CPU don't interrupt each other.
-            let times = unsafe { &mut *times };
-            times.nanoseconds += nanoseconds;
-            times.count += 1;
-        }
+        count(|counters| counters.count_handshake(backend, nanoseconds));
     }
 
     #[inline(always)]
@@ -412,24 +383,27 @@ impl Tables for KernelTables<'_> {
     }
 
     #[inline(always)]
-    fn count_forwarded(&self, service: u32, backend: u32, bytes: u32, opens: bool) {
-        let count = |traffic: &mut Traffic| {
-            traffic.packets += 1;
-            traffic.bytes += u64::from(bytes);
-            traffic.connections += u64::from(opens);
-        };
-        with_traffic(&SERVICE_TRAFFIC, service, count);
-        with_traffic(&BACKEND_TRAFFIC, backend, count);
+    fn count_reason(&self, reason: Reason) {
+        explain_reason(reason);
+        count(|counters| counters.count_reason(reason));
     }
 
     #[inline(always)]
-    fn count_replied(&self, service: u32, backend: u32, bytes: u32) {
-        let count = |traffic: &mut Traffic| {
-            traffic.reply_packets += 1;
-            traffic.reply_bytes += u64::from(bytes);
-        };
-        with_traffic(&SERVICE_TRAFFIC, service, count);
-        with_traffic(&BACKEND_TRAFFIC, backend, count);
+    fn count_forwarded(&self, reason: Reason, service: u32, backend: u32, bytes: u32, opens: bool) {
+        explain_reason(reason);
+        count(|counters| {
+            counters.count_reason(reason);
+            counters.count_forwarded(service, backend, bytes, opens);
+        });
+    }
+
+    #[inline(always)]
+    fn count_replied(&self, reason: Reason, service: u32, backend: u32, bytes: u32) {
+        explain_reason(reason);
+        count(|counters| {
+            counters.count_reason(reason);
+            counters.count_replied(service, backend, bytes);
+        });
     }
 
     #[inline(always)]

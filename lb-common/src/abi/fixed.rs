@@ -14,6 +14,9 @@ use crate::index::Word;
 /// Number of tables.
 pub const COUNT: usize = FixedTable::ALL.len();
 
+/// The number of the map of [`counters`](super::counters), after those of all tables. It is no such array: its mark stands for the map itself.
+pub const COUNTERS_NUMBER: u32 = FixedTable::Egresses as u32 + 1;
+
 /// Most bytes of a table: the verifier follows no offset beyond (`BPF_MAX_VAR_OFF`).
 pub const MOST_BYTES: u32 = 1 << 29;
 

@@ -52,11 +52,11 @@ struct MapCreate {
     map_name: [u8; 16],
 }
 
-/// Makes an array with one element of `size` bytes that can be mapped into memory.
+/// Makes an array of `values` values of `size` bytes that can be mapped into memory.
 ///
 /// # Errors
-/// There is no memory, or the kernel (before 6.0) makes no element beyond 4 MiB.
-pub(super) fn create_mapped_value(name: &str, size: u32) -> io::Result<OwnedFd> {
+/// There is no memory, or the kernel (before 6.0) makes no value beyond 4 MiB.
+pub(super) fn create_mapped_array(name: &str, size: u32, values: u32) -> io::Result<OwnedFd> {
     const BPF_MAP_TYPE_ARRAY: u32 = 2;
     const BPF_F_MMAPABLE: u32 = 1 << 10;
     // Ends with a zero.
@@ -68,7 +68,7 @@ pub(super) fn create_mapped_value(name: &str, size: u32) -> io::Result<OwnedFd> 
         map_type: BPF_MAP_TYPE_ARRAY,
         key_size: 4,
         value_size: size,
-        max_entries: 1,
+        max_entries: values,
         map_flags: BPF_F_MMAPABLE,
         inner_map_fd: 0,
         numa_node: 0,

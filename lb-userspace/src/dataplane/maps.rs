@@ -8,23 +8,22 @@ use std::{
 use anyhow::{Context as _, bail};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key, xdp::DevMap},
-    util::nr_cpus,
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key, xdp::DevMap},
 };
 use bytemuck::{Pod, Zeroable as _};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::{
     abi::{
-        self, Backend, Egress, HandshakeTimes, NextHop, Reverse, Ring, Service, Settings, Traffic, WantedNeighbour,
+        self, Backend, CounterLayout, Egress, NextHop, Reverse, Ring, Service, Settings, WantedNeighbour,
         fixed::FixedTable, kinds,
     },
     flow_table,
-    reason::Reason,
-    tracking::FlowEvent,
 };
 
 use super::{
+    Constants,
     bpf::wait_for_programs,
+    counters::CpuCounters,
     fixed::Fixed,
     flows::{Flows, KernelFlows},
     index::Index,
@@ -52,21 +51,17 @@ pub(super) const TABLES: [&str; 13] = [
 ];
 
 /// The other maps.
-const OTHERS: [&str; 14] = [
+const OTHERS: [&str; 10] = [
     "SETTINGS",
     "FLOWS_V4",
     "FLOWS_V6",
     "FLOW_ENTRIES",
     "FLOW_COUNTS",
-    "FLOW_EVENTS",
     "RINGS",
     "TURNS",
     "HANDSHAKES_OPEN",
-    "HANDSHAKE_TIMES",
     "WANTED_NEIGHBOURS",
-    "SERVICE_TRAFFIC",
-    "BACKEND_TRAFFIC",
-    "REASONS",
+    CounterLayout::NAME,
 ];
 
 /// Every map of the balancer: all of them are pinned.
@@ -75,7 +70,7 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// Entries of the object's maps whose sizes are configured.
-pub(super) fn sizes(capacity: &Capacity) -> [(&'static str, u32); 14] {
+pub(super) fn sizes(capacity: &Capacity) -> [(&'static str, u32); 11] {
     let (egresses, routes) = (u32::from(capacity.egresses), route_entries(capacity));
     [
         ("VIPS_V4", capacity.service_ids),
@@ -86,12 +81,9 @@ pub(super) fn sizes(capacity: &Capacity) -> [(&'static str, u32); 14] {
         ("FLOW_COUNTS", capacity.backend_ids),
         ("RINGS", capacity.service_ids),
         ("TURNS", capacity.service_ids),
-        ("HANDSHAKE_TIMES", capacity.backend_ids),
         ("ROUTES_V4", routes),
         ("ROUTES_V6", routes),
         ("DEVICES", egresses),
-        ("SERVICE_TRAFFIC", capacity.service_ids),
-        ("BACKEND_TRAFFIC", capacity.backend_ids),
     ]
 }
 
@@ -124,25 +116,20 @@ pub(super) struct Maps {
     backends: Mapped<Backend>,
     rings: Mapped<Ring>,
     flows: Flows,
-    flow_events: PerCpuArray<MapData, u64>,
     turns: Array<MapData, u64>,
-    handshake_times: PerCpuArray<MapData, Wire<HandshakeTimes>>,
     reverse: Index,
     routes_v4: LpmTrie<MapData, [u8; 4], Wire<NextHop>>,
     routes_v6: LpmTrie<MapData, [u8; 16], Wire<NextHop>>,
     egresses: Mapped<Egress>,
     devices: DevMap<MapData>,
     wanted: HashMap<MapData, Wire<WantedNeighbour>, u8>,
-    service_traffic: PerCpuArray<MapData, Wire<Traffic>>,
-    backend_traffic: PerCpuArray<MapData, Wire<Traffic>>,
-    reasons: PerCpuArray<MapData, u64>,
+    counters: CpuCounters,
 }
 
 impl Maps {
-    /// Takes the maps out of the loaded object, and the tables of `fixed`.
-    ///
-    /// `seed` is what packets hash endpoints and flows by; each flow table has room for `most_flows`.
-    pub(super) fn take(ebpf: &mut Ebpf, fixed: &Fixed, seed: [u64; 2], most_flows: u32) -> anyhow::Result<Self> {
+    /// Takes the maps out of the object that was loaded with these constants, and the tables of `fixed`.
+    pub(super) fn take(ebpf: &mut Ebpf, fixed: &Fixed, constants: &Constants) -> anyhow::Result<Self> {
+        let seed = constants.settings.0.seed;
         let services = Services::new(
             Mapped::new(fixed.map(FixedTable::Services))?,
             Mapped::new(fixed.map(FixedTable::ServiceIndex))?,
@@ -156,7 +143,7 @@ impl Maps {
             v6: take_mapped(ebpf, "FLOWS_V6")?,
             entries: take_mapped(ebpf, "FLOW_ENTRIES")?,
             counts: take_mapped(ebpf, "FLOW_COUNTS")?,
-            most: most_flows,
+            most: constants.most_flows,
             seed,
         };
         Ok(Self {
@@ -167,18 +154,14 @@ impl Maps {
             backends: Mapped::new(fixed.map(FixedTable::Backends))?,
             rings: take_mapped(ebpf, "RINGS")?,
             flows,
-            flow_events: take(ebpf, "FLOW_EVENTS")?,
             turns: take(ebpf, "TURNS")?,
-            handshake_times: take(ebpf, "HANDSHAKE_TIMES")?,
             reverse: Index::new(Mapped::new(fixed.map(FixedTable::ReverseIndex))?, seed),
             routes_v4: take(ebpf, "ROUTES_V4")?,
             routes_v6: take(ebpf, "ROUTES_V6")?,
             egresses: Mapped::new(fixed.map(FixedTable::Egresses))?,
             devices: take(ebpf, "DEVICES")?,
             wanted: take(ebpf, "WANTED_NEIGHBOURS")?,
-            service_traffic: take(ebpf, "SERVICE_TRAFFIC")?,
-            backend_traffic: take(ebpf, "BACKEND_TRAFFIC")?,
-            reasons: take(ebpf, "REASONS")?,
+            counters: CpuCounters::new(Mapped::new(fixed.counters())?, constants.counted.0),
         })
     }
 
@@ -282,8 +265,7 @@ impl Maps {
                 self.backends.store(*id, backend)
             }
             Write::ClearBackend(id) => {
-                clear(&mut self.backend_traffic, *id, Traffic::default())?;
-                clear(&mut self.handshake_times, *id, HandshakeTimes::default())?;
+                self.counters.clear_backend(*id)?;
                 self.flows.counts.store(*id, &0)?;
                 let service = self.backends.read(*id)?.service;
                 self.backends.store(*id, &Backend::zeroed())?;
@@ -300,7 +282,7 @@ impl Maps {
             }
             Write::RemoveService(endpoint, _) if endpoint.is_vip_marker() => self.vips.remove(endpoint.address),
             Write::RemoveService(endpoint, service) => {
-                clear(&mut self.service_traffic, service.id, Traffic::default())?;
+                self.counters.clear_service(service.id)?;
                 self.turns.set(service.id, 0, 0)?;
                 self.services.remove(endpoint)?;
                 self.rings.store(service.id, &Ring::zeroed())
@@ -353,20 +335,15 @@ impl Maps {
     }
 
     pub(super) fn counters(&self, services: &[u32], backends: &[u32]) -> anyhow::Result<Counters> {
-        let mut counters = Counters::default();
+        let mut counters = Counters { reasons: self.counters.reasons(), ..Counters::default() };
+        counters.flow_events = self.counters.events();
         for &id in services {
-            counters.services.insert(id, sum(&self.service_traffic.get(&id, 0)?));
+            counters.services.insert(id, self.counters.service(id)?);
         }
         for &id in backends {
-            counters.backends.insert(id, sum(&self.backend_traffic.get(&id, 0)?));
-            counters.handshakes.insert(id, sum_of_times(&self.handshake_times.get(&id, 0)?));
+            counters.backends.insert(id, self.counters.backend(id)?);
+            counters.handshakes.insert(id, self.counters.handshakes(id)?);
             counters.live_flows.insert(id, self.flows.counts.read(id)?);
-        }
-        for &reason in Reason::ALL {
-            counters.reasons.push(self.reasons.get(&(reason as u32), 0)?.iter().sum());
-        }
-        for event in FlowEvent::ALL {
-            counters.flow_events.push(self.flow_events.get(&(event as u32), 0)?.iter().sum());
         }
         Ok(counters)
     }
@@ -428,30 +405,6 @@ fn way_back(services: &Services, backends: &Mapped<Backend>, id: u32) -> Option<
         ..services::endpoint(&service)?
     };
     Some((endpoint, service.reverse(id, &backend)))
-}
-
-fn sum(values: &PerCpuValues<Wire<Traffic>>) -> Traffic {
-    values.iter().fold(Traffic::default(), |sum, Wire(cpu)| Traffic {
-        packets: sum.packets + cpu.packets,
-        bytes: sum.bytes + cpu.bytes,
-        connections: sum.connections + cpu.connections,
-        reply_packets: sum.reply_packets + cpu.reply_packets,
-        reply_bytes: sum.reply_bytes + cpu.reply_bytes,
-    })
-}
-
-fn sum_of_times(values: &PerCpuValues<Wire<HandshakeTimes>>) -> HandshakeTimes {
-    values.iter().fold(HandshakeTimes::default(), |sum, Wire(cpu)| HandshakeTimes {
-        nanoseconds: sum.nanoseconds + cpu.nanoseconds,
-        count: sum.count + cpu.count,
-    })
-}
-
-/// Sets an element to `zero` on every CPU.
-fn clear<T: Pod>(map: &mut PerCpuArray<MapData, Wire<T>>, id: u32, zero: T) -> anyhow::Result<()> {
-    let cpus = nr_cpus().map_err(|(_, error)| error)?;
-    let zero = PerCpuValues::try_from(vec![Wire(zero); cpus])?;
-    Ok(map.set(id, zero, 0)?)
 }
 
 /// Removing what is not there is no error: a write that is repeated after a fault finds it done.

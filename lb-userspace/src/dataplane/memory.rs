@@ -7,7 +7,6 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use aya::{Ebpf, maps::Map};
-use lb_common::abi::fixed::FixedTable;
 
 use super::{fixed::Fixed, maps::names};
 use crate::tables::TableMemory;
@@ -19,16 +18,11 @@ impl Memory {
     /// Takes a handle of each table, and of each map that is still in `ebpf`: before they are taken out.
     pub(super) fn of(ebpf: &Ebpf, fixed: &Fixed) -> anyhow::Result<Self> {
         let handle = |name: &'static str| {
-            if let Some(table) = FixedTable::ALL.into_iter().find(|table| table.name() == name) {
-                return Ok((name, fixed.map(table).fd().as_fd().try_clone_to_owned()?));
+            if let Some(map) = fixed.named(name) {
+                return Ok((name, map.fd().as_fd().try_clone_to_owned()?));
             }
             let map = ebpf.map(name).with_context(|| format!("the object lacks the map {name}"))?;
-            let (Map::Array(data)
-            | Map::PerCpuArray(data)
-            | Map::HashMap(data)
-            | Map::LpmTrie(data)
-            | Map::DevMap(data)) = map
-            else {
+            let (Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data) | Map::DevMap(data)) = map else {
                 bail!("the map {name} has another shape than expected")
             };
             Ok((name, data.fd().as_fd().try_clone_to_owned()?))

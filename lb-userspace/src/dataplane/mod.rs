@@ -2,6 +2,7 @@
 
 mod attach;
 mod bpf;
+mod counters;
 mod explain;
 mod fixed;
 mod flows;
@@ -26,7 +27,7 @@ use aya::{
     programs::{ProgramError, ProgramFd, TestRun as _, TestRunOptions, Xdp},
 };
 use lb_common::{
-    abi::{self, OuterV4, OuterV6, Settings, fixed::COUNT},
+    abi::{self, CounterLayout, OuterV4, OuterV6, Settings, fixed::COUNT},
     flow_table,
 };
 use tracing::info;
@@ -187,7 +188,7 @@ impl Kernel {
         let mut ebpf = load_object(&mut loader, object, &fixed)?;
         program(&mut ebpf, PROGRAM)?.load().map_err(explain_program).context("cannot load the XDP program")?;
         let memory = Memory::of(&ebpf, &fixed)?;
-        let maps = Maps::take(&mut ebpf, &fixed, settings.seed, constants.most_flows)?;
+        let maps = Maps::take(&mut ebpf, &fixed, &constants)?;
         let (attachments, adopted) = (Vec::new(), false);
         let capacity = *capacity;
         Ok(Self {
@@ -276,6 +277,8 @@ struct Constants {
     settings: Wire<Settings>,
     /// Elements of the tables at fixed addresses.
     fixed: [u32; COUNT],
+    /// Where the counters are.
+    counted: Wire<CounterLayout>,
     /// Buckets of a flow table less 1, and the entries that it has room for.
     flow_buckets: u32,
     most_flows: u32,
@@ -286,6 +289,7 @@ impl Constants {
         Self {
             settings: Wire(settings),
             fixed: fixed::lengths(capacity),
+            counted: Wire(counters::layout(capacity, residence)),
             flow_buckets: residence.entries("FLOWS_V4", flow_table::buckets(capacity.flows)) - 1,
             most_flows: residence.entries("FLOWS_V4", capacity.flows),
         }
@@ -296,6 +300,7 @@ impl Constants {
 fn prepare<'a>(loader: &mut EbpfLoader<'a>, constants: &'a Constants, capacity: &Capacity, residence: Residence<'_>) {
     loader.override_global("LOADED_SETTINGS", &constants.settings, true);
     loader.override_global("FIXED_LENGTHS", &constants.fixed, true);
+    loader.override_global("COUNTED", &constants.counted, true);
     loader.override_global("FLOW_BUCKETS_MASK", &constants.flow_buckets, true);
     loader.override_global("MOST_FLOWS", &constants.most_flows, true);
     for (name, entries) in maps::sizes(capacity) {

@@ -11,6 +11,7 @@ use lb_common::{
     },
     frame::{Frame, NoRoom},
     pipeline::{self, Action},
+    reason::Reason,
     tables::Step,
     tracking::{Entry, FlowEvent},
     wire::ETHERNET_LEN,
@@ -111,6 +112,7 @@ impl lb_common::tables::Tables for Host<'_> {
         = NoEntry
     where
         Self: 'a;
+    type Service = ServiceEntry;
 
     fn seed(&self) -> [u64; 2] {
         self.settings.seed
@@ -133,11 +135,11 @@ impl lb_common::tables::Tables for Host<'_> {
         u64::MAX
     }
 
-    fn service_v4(&self, key: &EndpointV4) -> Option<ServiceEntry> {
+    fn service_v4(&self, key: &EndpointV4) -> Option<Self::Service> {
         self.service((*key).into())
     }
 
-    fn service_v6(&self, key: &EndpointV6) -> Option<ServiceEntry> {
+    fn service_v6(&self, key: &EndpointV6) -> Option<Self::Service> {
         self.service((*key).into())
     }
 
@@ -238,9 +240,11 @@ impl lb_common::tables::Tables for Host<'_> {
 
     fn want_neighbour(&self, _: [u8; 16], _: u8) {}
 
-    fn count_forwarded(&self, _: u32, _: u32, _: u32, _: bool) {}
+    fn count_reason(&self, _: Reason) {}
 
-    fn count_replied(&self, _: u32, _: u32, _: u32) {}
+    fn count_forwarded(&self, _: Reason, _: u32, _: u32, _: u32, _: bool) {}
+
+    fn count_replied(&self, _: Reason, _: u32, _: u32, _: u32) {}
 }
 
 /// A frame in memory, with room in front.

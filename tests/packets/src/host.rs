@@ -17,6 +17,7 @@ use lb_common::{
     decap::{self, AllowedSources},
     frame::{Frame, NoRoom},
     pipeline::{self, Verdict},
+    reason::Reason,
     tables::Step,
     tracking::{Entry, FlowEvent},
     wire::ETHERNET_LEN,
@@ -201,9 +202,16 @@ impl Host {
     /// Runs the packet path on a `frame` that comes in by the device `ingress` (a kernel interface index).
     #[must_use]
     pub fn run(&self, ingress: u32, frame: &[u8]) -> Run {
-        let seen = HostTables { host: self, ingress, counts: RefCell::default(), wanted: RefCell::default() };
+        let seen = HostTables {
+            host: self,
+            ingress,
+            reasons: RefCell::default(),
+            counts: RefCell::default(),
+            wanted: RefCell::default(),
+        };
         let mut frame = HostFrame::new(frame, self.headroom);
         let verdict = pipeline::process(&mut frame, &seen);
+        assert_eq!(*seen.reasons.borrow(), [verdict.reason], "every packet is counted once");
         Run { outcome: outcome(verdict, &frame), counts: seen.counts.into_inner(), wanted: seen.wanted.into_inner() }
     }
 }
@@ -228,6 +236,7 @@ pub struct Run {
 struct HostTables<'a> {
     host: &'a Host,
     ingress: u32,
+    reasons: RefCell<Vec<Reason>>,
     counts: RefCell<Vec<Count>>,
     wanted: RefCell<Vec<WantedNeighbour>>,
 }
@@ -237,6 +246,7 @@ impl lb_common::tables::Tables for HostTables<'_> {
         = HostEntry
     where
         Self: 'a;
+    type Service = ServiceEntry;
 
     fn seed(&self) -> [u64; 2] {
         self.host.tables.settings.seed
@@ -259,11 +269,11 @@ impl lb_common::tables::Tables for HostTables<'_> {
         u64::MAX
     }
 
-    fn service_v4(&self, key: &EndpointV4) -> Option<ServiceEntry> {
+    fn service_v4(&self, key: &EndpointV4) -> Option<Self::Service> {
         self.host.tables.services_v4.get(key).copied().map(Into::into)
     }
 
-    fn service_v6(&self, key: &EndpointV6) -> Option<ServiceEntry> {
+    fn service_v6(&self, key: &EndpointV6) -> Option<Self::Service> {
         self.host.tables.services_v6.get(key).copied().map(Into::into)
     }
 
@@ -384,12 +394,18 @@ impl lb_common::tables::Tables for HostTables<'_> {
         self.wanted.borrow_mut().push(WantedNeighbour { address, family });
     }
 
-    fn count_forwarded(&self, service: u32, backend: u32, bytes: u32, opens: bool) {
+    fn count_reason(&self, reason: Reason) {
+        self.reasons.borrow_mut().push(reason);
+    }
+
+    fn count_forwarded(&self, reason: Reason, service: u32, backend: u32, bytes: u32, opens: bool) {
+        self.count_reason(reason);
         let traffic = Traffic { packets: 1, bytes: bytes.into(), connections: opens.into(), ..Traffic::default() };
         self.counts.borrow_mut().push(Count { service, backend, traffic });
     }
 
-    fn count_replied(&self, service: u32, backend: u32, bytes: u32) {
+    fn count_replied(&self, reason: Reason, service: u32, backend: u32, bytes: u32) {
+        self.count_reason(reason);
         let traffic = Traffic { reply_packets: 1, reply_bytes: bytes.into(), ..Traffic::default() };
         self.counts.borrow_mut().push(Count { service, backend, traffic });
     }

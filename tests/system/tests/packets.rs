@@ -165,8 +165,8 @@ impl Rig {
     fn expect(&mut self, fate: &Fate) {
         self.expected.reasons[fate.reason as usize] += 1;
         if let Some(Count { service, backend, traffic }) = fate.count {
-            add(self.expected.services.entry(service).or_default(), &traffic);
-            add(self.expected.backends.entry(backend).or_default(), &traffic);
+            *self.expected.services.entry(service).or_default() += traffic;
+            *self.expected.backends.entry(backend).or_default() += traffic;
         }
     }
 
@@ -180,14 +180,6 @@ impl Rig {
 fn counted(before: &[u64], after: &[u64]) -> Vec<Reason> {
     let changed = |reason: &&Reason| before[**reason as usize] != after[**reason as usize];
     Reason::ALL.iter().filter(changed).copied().collect()
-}
-
-fn add(sum: &mut Traffic, more: &Traffic) {
-    sum.packets += more.packets;
-    sum.bytes += more.bytes;
-    sum.connections += more.connections;
-    sum.reply_packets += more.reply_packets;
-    sum.reply_bytes += more.reply_bytes;
 }
 
 fn index_of(device: &str) -> Result<u32> {

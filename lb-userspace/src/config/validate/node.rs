@@ -3,7 +3,6 @@
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use lb_common::abi::fixed::{self, FixedTable};
 
 use super::{field, slots};
 use crate::{
@@ -136,8 +135,8 @@ fn network<N: Network>(text: &str, bits: RangeInclusive<u8>) -> Result<N, String
     }
 }
 
-/// Most backends: with id 0, which none has, their table is as large as one at a fixed address can be.
-const MOST_BACKENDS: u32 = fixed::MOST_BYTES / FixedTable::Backends.element() - 1;
+/// Most backends: their table, and what a CPU counts of them, have to be within [`MOST_BYTES`](lb_common::abi::fixed::MOST_BYTES).
+const MOST_BACKENDS: u32 = 8_000_000;
 
 fn tables(raw: &raw::Tables, path: &Path, problems: &mut Problems) -> Checked<TableSizes> {
     let mut size = |key, value, largest| problems.field(path, key, field::number(value, 1..=largest));

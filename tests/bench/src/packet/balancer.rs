@@ -68,12 +68,9 @@ impl Balancer {
     pub fn by_service(&self, backends: &BTreeMap<u32, Traffic>) -> BTreeMap<u32, Traffic> {
         let sum = |service: &weir_packets::world::Service| {
             let counters = service.backends.iter().filter_map(|backend| backends.get(&backend.id));
-            counters.fold(Traffic::default(), |sum, more| Traffic {
-                packets: sum.packets + more.packets,
-                bytes: sum.bytes + more.bytes,
-                connections: sum.connections + more.connections,
-                reply_packets: sum.reply_packets + more.reply_packets,
-                reply_bytes: sum.reply_bytes + more.reply_bytes,
+            counters.fold(Traffic::default(), |mut sum, more| {
+                sum += *more;
+                sum
             })
         };
         self.world.services().map(|(id, service)| (id, sum(service))).collect()
