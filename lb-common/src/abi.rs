@@ -3,6 +3,7 @@
 //! Every type is `#[repr(C)]` and [`bytemuck::Pod`]: no enum, no bool, no implicit padding. Fields that come from
 //! or go to packets stay in network order as byte arrays. Changing anything here changes [`ABI_VERSION`].
 
+mod backend;
 pub mod counters;
 mod explanation;
 pub mod fixed;
@@ -12,6 +13,7 @@ pub mod steady;
 
 use bytemuck::{Pod, Zeroable};
 
+pub use backend::{Backend, BackendEntry, MAX_SERVICE_ID, MAX_WEIGHT, backend_state, mode};
 pub use counters::{CounterLayout, Forwarded, HandshakeTimes, REASON_COUNTERS, Replied, Traffic};
 pub use explanation::{Explanation, explained};
 pub use flow::{
@@ -22,7 +24,7 @@ pub use service::{Service, ServiceEntry, choice, service_flags};
 pub use steady::SteadyLayout;
 
 /// Layout version of every pinned map. A controller that finds another version refuses to touch the maps.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 /// Backend id that names no backend. Ids start at 1.
 pub const NO_BACKEND: u32 = 0;
@@ -193,88 +195,12 @@ impl NextHop {
     }
 }
 
-/// Forwarding modes ([`Backend::mode`]).
-pub mod mode {
-    /// An empty entry.
-    pub const NONE: u8 = 0;
-    /// Direct server return: only the MAC addresses change.
-    pub const L2: u8 = 1;
-    /// IP in IP, any family in any family.
-    pub const IPIP: u8 = 2;
-    /// Destination rewritten; replies are rewritten back through Weir.
-    pub const NAT: u8 = 3;
-}
-
 /// Address families ([`Backend::family`]).
 pub mod family {
     /// IPv4.
     pub const V4: u8 = 4;
     /// IPv6.
     pub const V6: u8 = 6;
-}
-
-/// Bits of [`Backend::state`].
-pub mod backend_state {
-    /// The last word of the health checks was "down".
-    pub const DOWN: u8 = 1;
-    /// Draining: takes no new flows.
-    pub const DRAINING: u8 = 1 << 1;
-    /// Its flows count as gone: their packets get what the service's policy says. The one bit that the packet path
-    /// reads.
-    pub const GONE: u8 = 1 << 2;
-    /// No longer in the configuration; serves the flows that it has until none is left.
-    pub const REMOVED: u8 = 1 << 3;
-}
-
-/// One backend of one service: one cache line. An address never changes under an id.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct Backend {
-    /// Address, network order; IPv4 in the first four bytes, the rest 0.
-    pub address: [u8; 16],
-    /// Where frames for this backend go.
-    pub next_hop: NextHop,
-    /// Id of the service it belongs to.
-    pub service: u32,
-    /// Share of new flows relative to the service's other backends. Only a choice by [`choice::LEAST`] and
-    /// [`choice::LEAST_OF_TWO`] reads it on the packet path.
-    pub weight: u32,
-    /// `nat`: destination port, network order; 0 keeps the packet's.
-    pub port: [u8; 2],
-    /// One of [`mode`]; 0 is an empty entry.
-    pub mode: u8,
-    /// One of [`family`].
-    pub family: u8,
-    /// Bits of [`backend_state`].
-    pub state: u8,
-    /// Always 0.
-    pub pad: [u8; 27],
-}
-
-impl Backend {
-    /// Whether replies of this backend of `service` come from this IPv4 endpoint.
-    #[must_use]
-    #[inline(always)]
-    pub fn is_behind_v4(&self, endpoint: &EndpointV4, service: &ServiceEntry) -> bool {
-        let [address, ..]: [[u8; 4]; 4] = bytemuck::cast(self.address);
-        address == endpoint.address
-            && self.family == family::V4
-            && self.is_behind(endpoint.port, endpoint.protocol, service)
-    }
-
-    /// Whether replies of this backend of `service` come from this IPv6 endpoint.
-    #[must_use]
-    #[inline(always)]
-    pub fn is_behind_v6(&self, endpoint: &EndpointV6, service: &ServiceEntry) -> bool {
-        self.address == endpoint.address
-            && self.family == family::V6
-            && self.is_behind(endpoint.port, endpoint.protocol, service)
-    }
-
-    #[inline(always)]
-    fn is_behind(&self, port: [u8; 2], protocol: u8, service: &ServiceEntry) -> bool {
-        port == service.port_of(self) && protocol == service.protocol
-    }
 }
 
 /// A handshake under way: SYN seen, and the client's next packet awaited. The low bits of the flow hash are its place
@@ -378,7 +304,7 @@ const _: () = {
     assert!(size_of::<Ring>() == 4 * RING_ENTRIES as usize);
     assert!(HANDSHAKES.is_power_of_two() && RING_ENTRIES.is_power_of_two());
     assert!(size_of::<SlotWord>() == 8);
-    assert!(size_of::<Backend>() == 64);
+    assert!(size_of::<BackendEntry>() == 32);
     assert!(size_of::<Reverse>() == 28);
     assert!(size_of::<Egress>() == 16);
     assert!(size_of::<Settings>() == 56);

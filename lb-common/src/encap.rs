@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::{
-    abi::{Backend, OuterV4, OuterV6},
+    abi::{BackendEntry, OuterV4, OuterV6},
     checksum,
     frame::Frame,
     ip::{Ip, Packet, V4},
@@ -46,7 +46,7 @@ pub(crate) fn in_ipv4<I: Ip, F: Frame, T: Tables>(
     frame: &mut F,
     tables: &T,
     packet: &Packet<I::Address>,
-    backend: &Backend,
+    backend: &BackendEntry,
     exit: &Exit,
     hash: u64,
 ) -> Result<(), Reason> {
@@ -84,7 +84,7 @@ pub(crate) fn in_ipv6<I: Ip, F: Frame, T: Tables>(
     frame: &mut F,
     tables: &T,
     packet: &Packet<I::Address>,
-    backend: &Backend,
+    backend: &BackendEntry,
     exit: &Exit,
     hash: u64,
 ) -> Result<(), Reason> {

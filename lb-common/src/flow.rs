@@ -1,5 +1,7 @@
 //! The flow of a packet, as the tracking rules see it.
 
+use core::borrow::Borrow as _;
+
 use crate::{
     abi::{FlowEntry, Service, SlotWord, backend_state, mode, service_flags},
     ip::Ip,
@@ -41,9 +43,9 @@ impl<'a, I: Ip, T: Tables> Flow for PacketFlow<'a, I, T> {
 
     #[inline(always)]
     fn is_gone(&self, backend: u32) -> bool {
-        self.tables
-            .backend(backend)
-            .is_none_or(|entry| entry.mode == mode::NONE || entry.state & backend_state::GONE != 0)
+        let Some(entry) = self.tables.backend(backend) else { return true };
+        let entry = entry.borrow();
+        entry.mode() == mode::NONE || entry.state() & backend_state::GONE != 0
     }
 
     #[inline(always)]

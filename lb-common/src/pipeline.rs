@@ -290,11 +290,12 @@ fn forward<I: Ip, F: Frame, T: Tables>(
     }
     tables.note(Step::Backend(id));
     let backend = tables.backend(id).ok_or(Reason::Inconsistent)?;
+    let backend = backend.borrow();
     if !backend.next_hop.is_resolved() {
         return Err(Reason::NextHopUnresolved);
     }
     let exit = Exit::find(tables, backend.next_hop)?;
-    let reason = match backend.mode {
+    let reason = match backend.mode() {
         mode::L2 => {
             exit.admit(packet.length, packet.ttl)?;
             I::decrement_ttl(frame).ok_or(Reason::RewriteFailed)?;
@@ -302,7 +303,7 @@ fn forward<I: Ip, F: Frame, T: Tables>(
             Reason::ForwardedL2
         }
         mode::IPIP => {
-            if backend.family == family::V4 {
+            if backend.family() == family::V4 {
                 encap::in_ipv4::<I, F, T>(frame, tables, packet, backend, &exit, hash)?;
             } else {
                 encap::in_ipv6::<I, F, T>(frame, tables, packet, backend, &exit, hash)?;
@@ -311,7 +312,7 @@ fn forward<I: Ip, F: Frame, T: Tables>(
         }
         mode::NAT => {
             exit.admit(packet.length, packet.ttl)?;
-            nat::to_backend::<I, F>(frame, packet, I::address(&backend.address), backend.port)?;
+            nat::to_backend::<I, F>(frame, packet, I::address(&backend.address), backend.port())?;
             exit.set_macs(frame)?;
             Reason::ForwardedNat
         }

@@ -1,5 +1,7 @@
 //! Who takes a new flow of a service whose scheduler does not follow the slots.
 
+use core::borrow::Borrow as _;
+
 use crate::{
     abi::{COMPARED_BACKENDS, NO_BACKEND, Service, SlotWord, choice},
     tables::Tables,
@@ -59,19 +61,15 @@ fn least_loaded<T: Tables>(tables: &T, service: u32, length: u32) -> u32 {
 /// Of two backends the one that has fewer flows for its weight, counting the new one; `a` if they are level.
 #[inline(always)]
 fn lighter<T: Tables>(tables: &T, a: u32, b: u32) -> u32 {
-    let (Some(load_a), Some(load_b)) = (load(tables, a), load(tables, b)) else {
-        return if a == NO_BACKEND { b } else { a };
-    };
+    let (load_a, load_b) = (load(tables, a), load(tables, b));
     // a/b < c/d without a division; counts have 32 bits at most, and weights too.
     if load_b.0.wrapping_mul(load_a.1) < load_a.0.wrapping_mul(load_b.1) { b } else { a }
 }
 
-/// Flows that the backend would have, and its weight.
+/// Flows that the backend would have, and its weight. Nobody has one flow and no weight at all, which is more than anybody.
 #[inline(always)]
-fn load<T: Tables>(tables: &T, id: u32) -> Option<(u64, u64)> {
-    if id == NO_BACKEND {
-        return None;
-    }
-    let weight = tables.backend(id)?.weight;
-    Some((tables.live_flows(id).wrapping_add(1), u64::from(weight)))
+fn load<T: Tables>(tables: &T, id: u32) -> (u64, u64) {
+    let backend = if id == NO_BACKEND { None } else { tables.backend(id) };
+    let weight = backend.map_or(0, |backend| backend.borrow().weight());
+    (tables.live_flows(id).wrapping_add(1), u64::from(weight))
 }

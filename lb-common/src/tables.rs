@@ -4,7 +4,7 @@ use core::borrow::Borrow;
 
 use crate::{
     abi::{
-        Backend, Egress, EndpointV4, EndpointV6, FlowEntry, FlowKeyV4, FlowKeyV6, Handshake, NO_BACKEND, NextHop,
+        BackendEntry, Egress, EndpointV4, EndpointV6, FlowEntry, FlowKeyV4, FlowKeyV6, Handshake, NO_BACKEND, NextHop,
         OuterV4, OuterV6, Reverse, ServiceEntry, SlotWord,
     },
     reason::Reason,
@@ -21,6 +21,9 @@ pub trait Tables {
 
     /// A service that was found: one that lies somewhere, or the tables' own.
     type Service: Borrow<ServiceEntry>;
+
+    /// A backend, likewise.
+    type Backend: Borrow<BackendEntry>;
 
     /// Seed of the flow hash.
     fn seed(&self) -> [u64; 2];
@@ -48,7 +51,7 @@ pub trait Tables {
     /// Slot at `index` of the slot array.
     fn slot(&self, index: u32) -> Option<SlotWord>;
     /// Backend with this id.
-    fn backend(&self, id: u32) -> Option<&Backend>;
+    fn backend(&self, id: u32) -> Option<Self::Backend>;
     /// Entry of an IPv4 flow, whose hash is `hash`.
     fn flow_v4(&self, key: &FlowKeyV4, hash: u32) -> Option<Self::Entry<'_>>;
     /// Entry of an IPv6 flow, whose hash is `hash`.

@@ -1,7 +1,7 @@
 //! Services and ways back by their endpoints, in indices that the program searches itself.
 
 use lb_common::{
-    abi::{Backend, Reverse, ServiceEntry, fixed::FixedTable},
+    abi::{BackendEntry, Reverse, ServiceEntry, fixed::FixedTable},
     index::{self, Word},
 };
 
@@ -24,10 +24,10 @@ pub fn find_service(hash: u64, is_right: impl Fn(&ServiceEntry) -> bool) -> Opti
 
 /// The way back of the backend that the index leads to, if `is_right`.
 #[inline(always)]
-pub fn find_reverse(hash: u64, is_right: impl Fn(&Backend, &ServiceEntry) -> bool) -> Option<Reverse> {
+pub fn find_reverse(hash: u64, is_right: impl Fn(&BackendEntry, &ServiceEntry) -> bool) -> Option<Reverse> {
     let entry = |id| {
         let backend = BACKENDS.get(id)?;
-        let service = SERVICES.get(backend.service)?;
+        let service = SERVICES.get(backend.service())?;
         is_right(backend, service).then(|| service.reverse(id, backend))
     };
     index::find(hash, REVERSE_INDEX.len() - 1, |place| REVERSE_INDEX.get(place).copied(), entry)

@@ -9,9 +9,9 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{
-        Backend, Egress, EndpointV4, EndpointV6, Explanation, FlowEntry, FlowKeyV4, FlowKeyV6, HANDSHAKES, Handshake,
-        NO_BACKEND, NextHop, OuterV4, OuterV6, RING_ENTRIES, Reverse, Ring, ServiceEntry, Settings, SlotWord,
-        WantedNeighbour, explained, fixed::FixedTable,
+        BackendEntry, Egress, EndpointV4, EndpointV6, Explanation, FlowEntry, FlowKeyV4, FlowKeyV6, HANDSHAKES,
+        Handshake, NO_BACKEND, NextHop, OuterV4, OuterV6, RING_ENTRIES, Reverse, Ring, ServiceEntry, Settings,
+        SlotWord, WantedNeighbour, explained, fixed::FixedTable,
     },
     hash,
     reason::Reason,
@@ -55,8 +55,8 @@ static SLOTS: Array<SlotWord> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// The slots' places, see [`lb_common::abi::steady`].
 static STEADY: Table<u64, { FixedTable::Steady as u32 }> = Table::new();
 
-// Mapped memory starts on a page, so that each 64-byte entry is one cache line.
-pub static BACKENDS: Table<Backend, { FixedTable::Backends as u32 }> = Table::new();
+// Mapped memory starts on a page, so that each 32-byte entry is half a cache line.
+pub static BACKENDS: Table<BackendEntry, { FixedTable::Backends as u32 }> = Table::new();
 
 /// What schedulers other than the slots draw from, by service id.
 #[map]
@@ -188,6 +188,7 @@ impl Tables for KernelTables<'_> {
     where
         Self: 'a;
     type Service = &'static ServiceEntry;
+    type Backend = &'static BackendEntry;
 
     #[inline(always)]
     fn seed(&self) -> [u64; 2] {
@@ -251,7 +252,7 @@ impl Tables for KernelTables<'_> {
     }
 
     #[inline(always)]
-    fn backend(&self, id: u32) -> Option<&Backend> {
+    fn backend(&self, id: u32) -> Option<Self::Backend> {
         BACKENDS.get(id)
     }
 

@@ -131,13 +131,18 @@ pub struct Backend {
     pub address: IpAddr,
     /// `nat`: its port; `None` keeps the packet's. Other modes deliver to the service's port, so `None`.
     pub port: Option<NonZeroU16>,
-    /// Share of new flows relative to the other backends, 0 to 1000; 0 takes none.
+    /// Share of new flows relative to the other backends, 0 to [`MOST_WEIGHT`](Self::MOST_WEIGHT); 0 takes none.
     pub weight: u16,
     /// Draining: takes no new flows, whatever its weight.
     pub draining: bool,
     /// When the flows that are left of a draining backend count as gone, in whole seconds; `None` lets them end by
     /// themselves.
     pub drain_deadline: Option<SystemTime>,
+}
+
+impl Backend {
+    /// Largest weight.
+    pub const MOST_WEIGHT: u16 = 1000;
 }
 
 /// The port of a service.

@@ -8,7 +8,7 @@
 //! file descriptor in its place before the kernel sees it. How many elements the table has, the program has as a constant, which
 //! is replaced likewise.
 
-use super::{Backend, Egress, ServiceEntry};
+use super::{BackendEntry, Egress, ServiceEntry};
 use crate::index::Word;
 
 /// Number of tables.
@@ -34,7 +34,7 @@ pub enum FixedTable {
     ReverseIndex,
     /// The slots' places, see [`steady`](super::steady).
     Steady,
-    /// [`Backend`] by id.
+    /// [`BackendEntry`] by id.
     Backends,
     /// [`Egress`] by number.
     Egresses,
@@ -77,7 +77,7 @@ impl FixedTable {
             Self::Kinds | Self::Steady => size_of::<u64>(),
             Self::Services => size_of::<ServiceEntry>(),
             Self::ServiceIndex | Self::ReverseIndex => size_of::<Word>(),
-            Self::Backends => size_of::<Backend>(),
+            Self::Backends => size_of::<BackendEntry>(),
             Self::Egresses => size_of::<Egress>(),
         };
         bytes as u32

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Backend, EndpointV4, EndpointV6, Reverse, SteadyLayout, family};
+use super::{BackendEntry, EndpointV4, EndpointV6, Reverse, SteadyLayout, family};
 
 /// Bits of [`Service::flags`].
 pub mod service_flags {
@@ -133,14 +133,14 @@ impl ServiceEntry {
     /// The way back from `backend`, which has the id `id` and is of this service.
     #[must_use]
     #[inline(always)]
-    pub fn reverse(&self, id: u32, backend: &Backend) -> Reverse {
-        Reverse { address: self.address, service: backend.service, backend: id, port: self.port, pad: [0; 2] }
+    pub fn reverse(&self, id: u32, backend: &BackendEntry) -> Reverse {
+        Reverse { address: self.address, service: backend.service(), backend: id, port: self.port, pad: [0; 2] }
     }
 
     /// The port that replies of `backend`, which is of this service, come from: its own, or else the service's.
     #[must_use]
     #[inline(always)]
-    pub fn port_of(&self, backend: &Backend) -> [u8; 2] {
-        if backend.port == [0; 2] { self.port } else { backend.port }
+    pub fn port_of(&self, backend: &BackendEntry) -> [u8; 2] {
+        if backend.port() == [0; 2] { self.port } else { backend.port() }
     }
 }

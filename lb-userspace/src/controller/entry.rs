@@ -73,7 +73,6 @@ pub fn backend(
         mode,
         family,
         state,
-        pad: [0; 27],
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::abi::HandshakeTimes;
+use lb_common::abi::{HandshakeTimes, MAX_WEIGHT};
 
 use super::{desired::BackendKey, entry};
 use crate::{
@@ -24,6 +24,7 @@ const STEPS: u32 = 10;
 
 /// A backend's pace is a percentage: what it gets of its share.
 const FULL_PACE: u32 = 100;
+const _: () = assert!(Backend::MOST_WEIGHT as u32 * STEPS * FULL_PACE <= MAX_WEIGHT, "weights fit their entries");
 /// From here on it is as good as full, so that times need not be the same to the last.
 const AS_GOOD_AS_FULL: u32 = 97;
 /// However slow it answers, it gets this much, or nobody would ever know that it has become faster.

@@ -153,7 +153,7 @@ fn make(name: &str, bytes: u64, values: u32, pin: Option<&Path>) -> anyhow::Resu
 
 #[cfg(test)]
 mod tests {
-    use lb_common::abi::fixed::MOST_BYTES;
+    use lb_common::abi::{MAX_SERVICE_ID, fixed::MOST_BYTES};
 
     use super::*;
     use crate::spec::TableSizes;
@@ -214,6 +214,7 @@ mod tests {
             let bytes = u64::from(length) * u64::from(table.element());
             assert!(bytes <= MOST_BYTES.into(), "{}: {bytes} bytes", table.name());
         }
+        assert!(Capacity::of(&sizes).service_ids <= MAX_SERVICE_ID + 1);
         assert!(counters::layout(&Capacity::of(&sizes), Residence::Unpinned).bytes() <= MOST_BYTES.into());
     }
 }

@@ -14,7 +14,7 @@ use bytemuck::{Pod, Zeroable as _};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::{
     abi::{
-        self, Backend, CounterLayout, Egress, NextHop, Reverse, Ring, Service, Settings, WantedNeighbour,
+        self, Backend, BackendEntry, CounterLayout, Egress, NextHop, Reverse, Ring, Service, Settings, WantedNeighbour,
         fixed::FixedTable, kinds,
     },
     flow_table,
@@ -113,7 +113,7 @@ pub(super) struct Maps {
     kinds: Mapped<u64>,
     services: Services,
     vips: Vips,
-    backends: Mapped<Backend>,
+    backends: Mapped<BackendEntry>,
     rings: Mapped<Ring>,
     flows: Flows,
     turns: Array<MapData, u64>,
@@ -208,8 +208,8 @@ impl Maps {
             slots,
             rings,
             backends: (1..self.backends.len())
-                .filter_map(|id| Some((id, self.backends.read(id).ok()?)))
-                .filter(|(_, backend)| backend.mode != 0)
+                .filter_map(|id| Some((id, Backend::from(self.backends.read(id).ok()?))))
+                .filter(|(_, backend)| backend.mode != abi::mode::NONE)
                 .collect(),
             reverse: reverse.into_iter().filter_map(|(_, id)| way_back(id)).collect(),
             routes,
@@ -258,17 +258,17 @@ impl Maps {
             }
             Write::RemoveReverse(endpoint) => self.reverse.remove(endpoint),
             Write::Backend(id, backend) => {
-                if self.backends.read(*id)?.mode == abi::mode::NONE {
+                if self.backends.read(*id)?.mode() == abi::mode::NONE {
                     // Entries that its predecessor left behind were counted off when they were deleted, after it was.
                     self.flows.counts.store(*id, &0)?;
                 }
-                self.backends.store(*id, backend)
+                self.backends.store(*id, &BackendEntry::from(*backend))
             }
             Write::ClearBackend(id) => {
                 self.counters.clear_backend(*id)?;
                 self.flows.counts.store(*id, &0)?;
-                let service = self.backends.read(*id)?.service;
-                self.backends.store(*id, &Backend::zeroed())?;
+                let service = self.backends.read(*id)?.service();
+                self.backends.store(*id, &BackendEntry::zeroed())?;
                 self.services.backend_left(service)
             }
             Write::Slots { .. } => self.services.store(write.words()),
@@ -395,12 +395,12 @@ impl Vips {
 }
 
 /// The way back of the backend with this id, if it has an entry and its service is there.
-fn way_back(services: &Services, backends: &Mapped<Backend>, id: u32) -> Option<(Endpoint, Reverse)> {
-    let backend = backends.read(id).ok().filter(|backend| backend.mode != abi::mode::NONE)?;
-    let service = services.entry(backend.service).ok()?;
+fn way_back(services: &Services, backends: &Mapped<BackendEntry>, id: u32) -> Option<(Endpoint, Reverse)> {
+    let backend = backends.read(id).ok().filter(|backend| backend.mode() != abi::mode::NONE)?;
+    let service = services.entry(backend.service()).ok()?;
     let port = u16::from_be_bytes(service.port_of(&backend));
     let endpoint = Endpoint {
-        address: services::address(backend.family, backend.address)?,
+        address: services::address(backend.family(), backend.address)?,
         port,
         ..services::endpoint(&service)?
     };

@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable as _};
 use ipnet::IpNet;
 use lb_common::{
     abi::{
-        Backend, Egress, EndpointV4, EndpointV6, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, Handshake, NO_BACKEND,
+        BackendEntry, Egress, EndpointV4, EndpointV6, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, Handshake, NO_BACKEND,
         NextHop, OuterV4, OuterV6, Reverse, ServiceEntry, Settings, SlotWord,
     },
     frame::{Frame, NoRoom},
@@ -50,13 +50,11 @@ pub struct Host<'a> {
     tables: &'a Tables,
     settings: Settings,
     ingress: u32,
-    /// What an unused element of the backends array is.
-    no_backend: Backend,
 }
 
 impl<'a> Host<'a> {
     pub fn new(tables: &'a Tables, settings: Settings, ingress: u32) -> Self {
-        Self { tables, settings, ingress, no_backend: Backend::zeroed() }
+        Self { tables, settings, ingress }
     }
 
     /// What has to become of `frame`.
@@ -113,6 +111,7 @@ impl lb_common::tables::Tables for Host<'_> {
     where
         Self: 'a;
     type Service = ServiceEntry;
+    type Backend = BackendEntry;
 
     fn seed(&self) -> [u64; 2] {
         self.settings.seed
@@ -156,8 +155,8 @@ impl lb_common::tables::Tables for Host<'_> {
         words.get((index - first) as usize).copied()
     }
 
-    fn backend(&self, id: u32) -> Option<&Backend> {
-        Some(self.tables.backends.get(&id).unwrap_or(&self.no_backend))
+    fn backend(&self, id: u32) -> Option<BackendEntry> {
+        Some(self.tables.backends.get(&id).map_or_else(BackendEntry::zeroed, |backend| (*backend).into()))
     }
 
     fn reverse_v4(&self, key: &EndpointV4) -> Option<Reverse> {

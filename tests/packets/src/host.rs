@@ -11,7 +11,7 @@ use bytemuck::{Pod, Zeroable};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::{
     abi::{
-        Backend, Egress, EndpointV4, EndpointV6, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, HANDSHAKES, Handshake,
+        BackendEntry, Egress, EndpointV4, EndpointV6, FlowEntry, FlowKeyV4, FlowKeyV6, FlowWord, HANDSHAKES, Handshake,
         NO_BACKEND, NextHop, OuterV4, OuterV6, Reverse, Ring, ServiceEntry, SlotWord, Traffic, WantedNeighbour,
     },
     decap::{self, AllowedSources},
@@ -166,7 +166,7 @@ pub struct Host {
     headroom: usize,
     tables: Tables,
     /// As the kernel's array: the index is the id, and unused entries are zeros.
-    backends: Vec<Backend>,
+    backends: Vec<BackendEntry>,
     memory: Mutex<Memory>,
 }
 
@@ -181,7 +181,7 @@ impl Host {
     #[must_use]
     pub fn over(tables: Tables) -> Self {
         let backends = (0..tables.backend_entries())
-            .map(|id| tables.backends.get(&id).copied().unwrap_or_else(Backend::zeroed))
+            .map(|id| tables.backends.get(&id).map_or_else(BackendEntry::zeroed, |backend| (*backend).into()))
             .collect();
         let rings = tables.rings.iter().map(|(service, backends)| (*service, ring(backends))).collect();
         let memory = Mutex::new(Memory { room: usize::MAX, rings, ..Memory::default() });
@@ -247,6 +247,7 @@ impl lb_common::tables::Tables for HostTables<'_> {
     where
         Self: 'a;
     type Service = ServiceEntry;
+    type Backend = BackendEntry;
 
     fn seed(&self) -> [u64; 2] {
         self.host.tables.settings.seed
@@ -289,8 +290,8 @@ impl lb_common::tables::Tables for HostTables<'_> {
         self.host.tables.slots.get(usize::try_from(index).ok()?).copied()
     }
 
-    fn backend(&self, id: u32) -> Option<&Backend> {
-        self.host.backends.get(usize::try_from(id).ok()?)
+    fn backend(&self, id: u32) -> Option<BackendEntry> {
+        self.host.backends.get(usize::try_from(id).ok()?).copied()
     }
 
     fn flow_v4(&self, key: &FlowKeyV4, _: u32) -> Option<HostEntry> {

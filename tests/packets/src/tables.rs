@@ -177,7 +177,6 @@ fn abi_backend(service: u32, mode: Mode, backend: &Backend, is_gone: bool) -> ab
         },
         family: if backend.address.is_ipv4() { abi::family::V4 } else { abi::family::V6 },
         state: if is_gone { abi::backend_state::GONE } else { 0 },
-        pad: [0; 27],
     }
 }
 

@@ -86,7 +86,7 @@ fn validate_backend<'r>(
     let address = field::host_address(&raw.address).and_then(|address| in_family(address, owner));
     let address = problems.field(path, "address", address);
     let port = problems.field(path, "port", raw.port.map(|port| own_port(port, owner)).transpose());
-    let weight = problems.field(path, "weight", field::number(raw.weight, 0..=1000));
+    let weight = problems.field(path, "weight", field::number(raw.weight, 0..=Backend::MOST_WEIGHT));
     let drain_deadline = problems.field(path, "drain_until", drain_deadline(raw));
     let target = target(address, port, owner);
     let is_taken = target.is_ok_and(|target| clashes.add_target(owner.raw, &raw.label(), target, path, problems));
