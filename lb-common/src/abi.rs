@@ -1,6 +1,6 @@
 //! Map keys and values: what the XDP programs and the controller agree on, byte for byte.
 //!
-//! Every type is `#[repr(C)]` and [`bytemuck::Pod`]: no enum, no bool, no implicit padding. Fields that come from
+//! Every type but [`Backend`] and [`Traffic`], which only the controller has, is `#[repr(C)]` and [`bytemuck::Pod`]: no enum, no bool, no implicit padding. Fields that come from
 //! or go to packets stay in network order as byte arrays. Changing anything here changes [`ABI_VERSION`].
 
 mod backend;

@@ -62,11 +62,13 @@ fn least_loaded<T: Tables>(tables: &T, service: u32, length: u32) -> u32 {
 #[inline(always)]
 fn lighter<T: Tables>(tables: &T, a: u32, b: u32) -> u32 {
     let (load_a, load_b) = (load(tables, a), load(tables, b));
-    // a/b < c/d without a division; counts have 32 bits at most, and weights too.
-    if load_b.0.wrapping_mul(load_a.1) < load_a.0.wrapping_mul(load_b.1) { b } else { a }
+    // a/b < c/d without a division; counts have 32 bits at most, and weights too. While a ring is being replaced, all that are in it may be without
+    // weight: one of them is still better than nobody.
+    let is_lighter = load_b.0.wrapping_mul(load_a.1) < load_a.0.wrapping_mul(load_b.1);
+    if is_lighter || a == NO_BACKEND { b } else { a }
 }
 
-/// Flows that the backend would have, and its weight. Nobody has one flow and no weight at all, which is more than anybody.
+/// Flows that the backend would have, and its weight. Nobody's weight is 0, so that whoever has a weight is lighter.
 #[inline(always)]
 fn load<T: Tables>(tables: &T, id: u32) -> (u64, u64) {
     let backend = if id == NO_BACKEND { None } else { tables.backend(id) };

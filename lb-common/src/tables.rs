@@ -101,11 +101,11 @@ pub trait Tables {
     fn egress(&self, index: u16) -> Option<Egress>;
     /// Asks the controller to have the kernel resolve the neighbour `address` of `family` ([`crate::abi::family`]).
     fn want_neighbour(&self, address: [u8; 16], family: u8);
-    /// Counts a packet that was sent nowhere.
+    /// Counts a packet that neither goes to a backend nor comes from one.
     fn count_reason(&self, reason: Reason);
-    /// Counts a packet sent to a backend; `opens` tells a TCP SYN.
+    /// Counts a packet sent to a backend, and its reason; `opens` tells a TCP SYN.
     fn count_forwarded(&self, reason: Reason, service: u32, backend: u32, bytes: u32, opens: bool);
-    /// Counts a reply sent to a client.
+    /// Counts a reply sent to a client, and its reason.
     fn count_replied(&self, reason: Reason, service: u32, backend: u32, bytes: u32);
     /// Takes in a step on the packet's way. Whoever does not explain does nothing.
     fn note(&self, step: Step);

@@ -89,6 +89,12 @@ pub struct TableSizes {
     pub flows: u32,
 }
 
+impl TableSizes {
+    /// Most backends: their table, and what a CPU counts of them, have to be within
+    /// [`MOST_BYTES`](lb_common::abi::fixed::MOST_BYTES).
+    pub const MOST_BACKENDS: u32 = 8_000_000;
+}
+
 /// A balanced service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {

@@ -29,9 +29,9 @@ pub mod backend_state {
     pub const REMOVED: u8 = 1 << 3;
 }
 
-/// Largest weight of a backend that an entry can hold, and largest id of a service.
+/// Largest weight that a [`BackendEntry`] can hold.
 pub const MAX_WEIGHT: u32 = (1 << 20) - 1;
-/// See [`MAX_WEIGHT`].
+/// Largest id of a service that a [`BackendEntry`] can hold.
 pub const MAX_SERVICE_ID: u32 = (1 << 20) - 1;
 
 /// One backend of one service. An address never changes under an id.
@@ -58,7 +58,7 @@ pub struct Backend {
 
 /// A [`Backend`] as packets find it: half a cache line, under the backend's id in an array. Nothing at all is an empty entry.
 ///
-/// Its last word, read and replaced atomically:
+/// Its last word is replaced in one store, after the others:
 ///
 /// ```text
 ///  63        44 43        24 23   20 19    18 17  16 15         0

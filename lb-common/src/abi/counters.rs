@@ -14,6 +14,7 @@ use core::ops::AddAssign;
 use bytemuck::{Pod, Zeroable};
 
 use super::FLOW_COUNTERS;
+use crate::tracking::FlowEvent;
 
 /// Reasons that there is room for: more than there are, so that a new one does not change the layout.
 pub const REASON_COUNTERS: u32 = 64;
@@ -124,14 +125,22 @@ pub struct CounterLayout {
 /// Bytes of what is the same whatever the sizes.
 const HEAD: u64 = (REASON_COUNTERS + FLOW_COUNTERS) as u64 * 8;
 
+const _: () = {
+    assert!(FlowEvent::ALL.len() <= FLOW_COUNTERS as usize, "events have counters of their own");
+    assert!(
+        HEAD.is_multiple_of(align_of::<Forwarded>() as u64),
+        "what is sent to a backend is counted in one cache line"
+    );
+};
+
 impl CounterLayout {
     /// The map's name.
     pub const NAME: &str = "COUNTERS";
 
-    /// An element has a multiple of so many bytes.
+    /// The size of an element, bytes, is a multiple of this: a page, so that an element begins on one.
     pub const STEP: usize = 4096;
 
-    /// Where packets of the reason, or what happened in the flow tables, with this number is counted.
+    /// Where packets are counted by reason, for the reason with this number.
     #[must_use]
     #[inline(always)]
     pub const fn reason(number: u32) -> u64 {

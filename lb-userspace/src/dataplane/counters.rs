@@ -37,7 +37,7 @@ fn after_last(list: &str) -> Option<u32> {
     list.trim_end().rsplit([',', '-']).next()?.parse::<u32>().ok()?.checked_add(1)
 }
 
-/// As many words as an element has a multiple of.
+/// The words of one [`CounterLayout::STEP`].
 pub(super) type Step = [u64; CounterLayout::STEP / size_of::<u64>()];
 
 /// The counters of all CPUs.

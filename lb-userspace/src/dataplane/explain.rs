@@ -2,13 +2,12 @@
 //! nothing and note what it sees.
 
 use anyhow::Context as _;
-use aya::{Ebpf, EbpfLoader, maps::Array, maps::MapData};
+use aya::{Ebpf, maps::Array, maps::MapData};
 use bytemuck::Zeroable as _;
 use lb_common::abi;
 
 use super::{
-    Constants, Fixed, PROGRAM, Residence, Wire, explain_program, load_object, maps::take, pins::Pins, prepare, program,
-    run_once,
+    Constants, Fixed, PROGRAM, Residence, Wire, explain_program, load_object, maps::take, pins::Pins, program, run_once,
 };
 use crate::tables::{Capacity, Explained};
 
@@ -27,12 +26,10 @@ impl Explainer {
         capacity: &Capacity,
         pins: &Pins,
     ) -> anyhow::Result<Self> {
-        let (constants, explaining) = (Constants::of(settings, capacity, Residence::Pinned(pins)), 1_u32);
-        let mut loader = EbpfLoader::new();
-        loader.override_global("EXPLAINING", &explaining, true);
-        prepare(&mut loader, &constants, capacity, Residence::Pinned(pins));
-        let fixed = Fixed::open(capacity, Residence::Pinned(pins))?;
-        let mut ebpf = load_object(&mut loader, object, &fixed)?;
+        let residence = Residence::Pinned(pins);
+        let constants = Constants { explaining: 1, ..Constants::of(settings, capacity, residence) };
+        let fixed = Fixed::open(capacity, residence)?;
+        let mut ebpf = load_object(object, &constants, &fixed, capacity, residence)?;
         program(&mut ebpf, PROGRAM)?.load().map_err(explain_program).context("cannot load the explaining copy")?;
         let explanation = take(&mut ebpf, "EXPLANATION")?;
         Ok(Self { ebpf, explanation })

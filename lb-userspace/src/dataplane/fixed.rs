@@ -20,7 +20,7 @@ use lb_common::{
     index,
 };
 
-use super::{Residence, bpf, counters};
+use super::{Residence, bpf, counters, hint};
 use crate::tables::Capacity;
 
 /// The arrays: those of the tables, by their numbers, and that of the counters.
@@ -109,7 +109,7 @@ fn put_into(object: &[u8], descriptors: [RawFd; ARRAYS]) -> anyhow::Result<Vec<u
             let table = descriptors.get(number).zip(is_used.get_mut(number));
             let (descriptor, is_used) = table
                 .filter(|_| *second << 32 == 0)
-                .with_context(|| format!("the object uses an array {:#x}, of which there are {ARRAYS}", *second))?;
+                .with_context(|| format!("the object uses array {:#x}; there are {ARRAYS}", *second))?;
             let pseudo = if number < COUNT { PSEUDO_MAP_VALUE } else { PSEUDO_MAP_FD };
             *first = *first & REGISTER | 0x18 | pseudo | u64::from(u32::try_from(*descriptor)?) << 32;
             (*second, *is_used) = (0, true);
@@ -142,8 +142,17 @@ fn open(name: &str, bytes: u64, values: u32, residence: Residence<'_>) -> anyhow
 
 fn make(name: &str, bytes: u64, values: u32, pin: Option<&Path>) -> anyhow::Result<MapData> {
     let made = bpf::create_mapped_array(name, u32::try_from(bytes)?, values);
-    let made =
-        made.with_context(|| format!("{values} x {bytes} bytes; beyond 4 MiB that takes kernel 6.0 or newer"))?;
+    let made = made.map_err(|error| {
+        let hint = match error.raw_os_error() {
+            Some(libc::E2BIG) => Some("the kernel is too old: values beyond 4 MiB take 6.0 or newer"),
+            _ => hint(&error),
+        };
+        let error = anyhow::Error::new(error).context(format!("{values} values of {bytes} bytes"));
+        match hint {
+            Some(hint) => error.context(hint),
+            None => error,
+        }
+    })?;
     let map = MapData::from_fd(made)?;
     if let Some(pin) = pin {
         map.pin(pin).with_context(|| format!("cannot pin {}", pin.display()))?;
@@ -199,17 +208,27 @@ mod tests {
         assert!(refusal(&all[..all.len() - 16]).contains("does not use the array COUNTERS"));
         assert!(refusal(&[]).contains("does not use the array KINDS"));
         let unknown = [&all[..], &load(1, 8)].concat();
-        assert!(refusal(&unknown).contains("an array 0x800000000"), "{}", refusal(&unknown));
+        assert!(refusal(&unknown).contains("array 0x800000000;"), "{}", refusal(&unknown));
         let mut odd = all;
         odd[8] = 1;
-        assert!(refusal(&odd).contains("an array 0x1,"), "{}", refusal(&odd));
+        assert!(refusal(&odd).contains("array 0x1;"), "{}", refusal(&odd));
+    }
+
+    #[test]
+    fn what_the_kernel_has_no_memory_for_is_told_with_a_remedy() {
+        let refusal = open("PROBE", 1 << 29, 1 << 20, Residence::Unpinned).unwrap_err();
+        assert_eq!(
+            format!("{refusal:#}"),
+            "cannot make or take up the table PROBE: not enough memory for the tables: lower the sizes in [node.tables]: \
+             1048576 values of 536870912 bytes: Cannot allocate memory (os error 12)"
+        );
     }
 
     /// The largest values of the configuration.
     #[test]
     fn the_verifier_follows_the_largest_tables() {
-        let sizes =
-            TableSizes { services: 65_536, backends: 8_000_000, slots: 1 << 27, routes: 1 << 20, flows: 1 << 26 };
+        let (services, backends) = (65_536, TableSizes::MOST_BACKENDS);
+        let sizes = TableSizes { services, backends, slots: 1 << 27, routes: 1 << 20, flows: 1 << 26 };
         for (table, length) in FixedTable::ALL.into_iter().zip(lengths(&Capacity::of(&sizes))) {
             let bytes = u64::from(length) * u64::from(table.element());
             assert!(bytes <= MOST_BYTES.into(), "{}: {bytes} bytes", table.name());

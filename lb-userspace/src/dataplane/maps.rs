@@ -335,8 +335,8 @@ impl Maps {
     }
 
     pub(super) fn counters(&self, services: &[u32], backends: &[u32]) -> anyhow::Result<Counters> {
-        let mut counters = Counters { reasons: self.counters.reasons(), ..Counters::default() };
-        counters.flow_events = self.counters.events();
+        let (reasons, flow_events) = (self.counters.reasons(), self.counters.events());
+        let mut counters = Counters { reasons, flow_events, ..Counters::default() };
         for &id in services {
             counters.services.insert(id, self.counters.service(id)?);
         }

@@ -182,10 +182,8 @@ impl Kernel {
         residence: Residence<'_>,
     ) -> anyhow::Result<Self> {
         let constants = Constants::of(settings, capacity, residence);
-        let mut loader = EbpfLoader::new();
-        prepare(&mut loader, &constants, capacity, residence);
         let fixed = Fixed::open(capacity, residence)?;
-        let mut ebpf = load_object(&mut loader, object, &fixed)?;
+        let mut ebpf = load_object(object, &constants, &fixed, capacity, residence)?;
         program(&mut ebpf, PROGRAM)?.load().map_err(explain_program).context("cannot load the XDP program")?;
         let memory = Memory::of(&ebpf, &fixed)?;
         let maps = Maps::take(&mut ebpf, &fixed, &constants)?;
@@ -277,6 +275,8 @@ struct Constants {
     settings: Wire<Settings>,
     /// Elements of the tables at fixed addresses.
     fixed: [u32; COUNT],
+    /// 1 in the copy that only explains.
+    explaining: u32,
     /// Where the counters are.
     counted: Wire<CounterLayout>,
     /// Buckets of a flow table less 1, and the entries that it has room for.
@@ -289,6 +289,7 @@ impl Constants {
         Self {
             settings: Wire(settings),
             fixed: fixed::lengths(capacity),
+            explaining: 0,
             counted: Wire(counters::layout(capacity, residence)),
             flow_buckets: residence.entries("FLOWS_V4", flow_table::buckets(capacity.flows)) - 1,
             most_flows: residence.entries("FLOWS_V4", capacity.flows),
@@ -296,9 +297,17 @@ impl Constants {
     }
 }
 
-/// Has `loader` load the object with these settings, and with maps of this `capacity` at that residence.
-fn prepare<'a>(loader: &mut EbpfLoader<'a>, constants: &'a Constants, capacity: &Capacity, residence: Residence<'_>) {
+/// Loads `object` with these constants over these tables, with its other maps of this `capacity` at that residence.
+fn load_object(
+    object: &[u8],
+    constants: &Constants,
+    fixed: &Fixed,
+    capacity: &Capacity,
+    residence: Residence<'_>,
+) -> anyhow::Result<Ebpf> {
+    let mut loader = EbpfLoader::new();
     loader.override_global("LOADED_SETTINGS", &constants.settings, true);
+    loader.override_global("EXPLAINING", &constants.explaining, true);
     loader.override_global("FIXED_LENGTHS", &constants.fixed, true);
     loader.override_global("COUNTED", &constants.counted, true);
     loader.override_global("FLOW_BUCKETS_MASK", &constants.flow_buckets, true);
@@ -311,10 +320,6 @@ fn prepare<'a>(loader: &mut EbpfLoader<'a>, constants: &'a Constants, capacity: 
             loader.map_pin_path(name, pin);
         }
     }
-}
-
-/// Loads `object` over these tables.
-fn load_object(loader: &mut EbpfLoader<'_>, object: &[u8], fixed: &Fixed) -> anyhow::Result<Ebpf> {
     loader.load(bytemuck::cast_slice(&fixed.put_into(object)?)).map_err(explain_load)
 }
 

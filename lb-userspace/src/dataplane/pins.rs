@@ -13,14 +13,14 @@ use std::{
 
 use anyhow::{Context as _, anyhow, ensure};
 use aya::maps::{MapData, MapInfo};
-use lb_common::abi::{Settings, fixed::FixedTable};
+use lb_common::abi::{CounterLayout, Settings, fixed::FixedTable};
 use rustix::{
     fs::{FlockOperation, flock},
     io::Errno,
 };
 use tracing::warn;
 
-use super::{Link, bpf::detach, ensure_bpffs, fixed, maps, settings};
+use super::{Link, Residence, bpf::detach, counters, ensure_bpffs, fixed, maps, settings};
 use crate::tables::Capacity;
 
 /// Root of the BPF file system.
@@ -105,6 +105,8 @@ impl Pins {
         for (table, wanted) in FixedTable::ALL.into_iter().zip(fixed::lengths(capacity)) {
             self.check_size(table.name(), wanted, |info| info.value_size() / table.element())?;
         }
+        let counters = counters::layout(capacity, Residence::Pinned(self));
+        self.check_size(CounterLayout::NAME, u32::try_from(counters.bytes())?, MapInfo::value_size)?;
         Ok(())
     }
 

@@ -216,7 +216,8 @@ pub fn check_random<B: Balancer>(build: impl Fn(&Scheduled) -> B) {
 /// While flows open and close, a new one always goes to a backend that has the fewest for its weight; those that are
 /// level have turns.
 pub fn check_least<B: Balancer>(build: impl Fn(&Scheduled) -> B) {
-    for weights in [vec![1; 5], vec![3, 1, 2], (1..=64).collect()] {
+    // None has a weight while others take their places in the ring.
+    for weights in [vec![1; 5], vec![3, 1, 2], (1..=64).collect(), vec![0; 2]] {
         let ring: Vec<u32> = (1..).take(weights.len()).collect();
         let mut balancer = build(&Scheduled::new(choice::LEAST, &ring, &weights));
         let mut random = fastrand::Rng::with_seed(7);

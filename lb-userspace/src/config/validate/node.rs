@@ -135,13 +135,10 @@ fn network<N: Network>(text: &str, bits: RangeInclusive<u8>) -> Result<N, String
     }
 }
 
-/// Most backends: their table, and what a CPU counts of them, have to be within [`MOST_BYTES`](lb_common::abi::fixed::MOST_BYTES).
-const MOST_BACKENDS: u32 = 8_000_000;
-
 fn tables(raw: &raw::Tables, path: &Path, problems: &mut Problems) -> Checked<TableSizes> {
     let mut size = |key, value, largest| problems.field(path, key, field::number(value, 1..=largest));
     let services = size("services", raw.services, 65_536);
-    let backends = size("backends", raw.backends, MOST_BACKENDS);
+    let backends = size("backends", raw.backends, TableSizes::MOST_BACKENDS);
     let slots = size("slots", raw.slots, slots::MOST);
     let routes = size("routes", raw.routes, 1 << 20);
     let flows = size("flows", raw.flows, 1 << 26);
